@@ -1,0 +1,27 @@
+"""Bit-exact emulation of fixed-point MAC hardware: formats, casts, MACs and what they compute.
+
+`emu.nn` trains networks on that hardware and needs torch; nothing else here does.
+"""
+
+import importlib
+
+from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.spec import LayerSpec, MacSpec, UpdateSpec
+
+__version__ = "0.1.0"
+
+# Imported on first use, as numba takes longer to load than everything else together.
+_ENGINE = ("cast", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "load_words",
+           "matmul", "passes", "quantize", "random_operands")
+_MODULES = ("cosim", "engine", "golden", "lab", "nn", "reference")
+
+__all__ = ["Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rounding", "Rule", "UpdateSpec",
+           *_ENGINE, *_MODULES]
+
+
+def __getattr__(name: str):
+    if name in _ENGINE:
+        return getattr(importlib.import_module("emu.engine"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"emu.{name}")
+    raise AttributeError(f"module 'emu' has no attribute {name!r}")

@@ -1,0 +1,37 @@
+"""The operations of `reference.py` on integer arrays, fast: codes in, codes out.
+
+Each operation takes the fastest path whose exactness its condition proves. No torch, and floats
+only at the border (`quantize`, `encode`, `dequantize`).
+"""
+
+from emu.engine.casts import (
+    Casted,
+    cast,
+    cast_for,
+    cast_for_codes,
+    cast_full,
+    dequantize,
+    encode,
+    encode_for,
+    passes,
+    quantize,
+)
+from emu.engine.conv import conv2d, conv2d_grad_input, conv2d_grad_weight
+from emu.engine.matmul import matmul
+from emu.engine.pool import (
+    avg_pool2d,
+    avg_pool2d_grad,
+    max_pool2d,
+    max_pool2d_grad,
+    relu,
+    relu_grad,
+)
+from emu.engine.draws import load_words, random_operands
+from emu.engine.update import sgd
+
+__all__ = [
+    "Casted", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for", "cast_for_codes", "cast_full",
+    "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "encode", "encode_for",
+    "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "passes", "quantize",
+    "random_operands", "relu", "relu_grad", "sgd",
+]

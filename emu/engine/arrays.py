@@ -1,0 +1,54 @@
+"""What every operation asks of its arrays: integer codes, inside their format, in one layout."""
+
+import numpy as np
+
+from emu.number import Format
+
+DTYPES = [np.dtype(name) for name in ("int8", "int16", "int32", "int64")]
+
+
+def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = None) -> np.ndarray:
+    """`codes` as a C-contiguous int64 array, checked against `form`.
+
+    Raises ValueError for a dtype that is no integer (or uint64, which no int64 holds), for
+    another number of axes, and for a code outside its format.
+    """
+    array = np.asarray(codes)
+    if array.size == 0 and not isinstance(codes, np.ndarray):
+        array = array.astype(np.int64)  # numpy makes an empty list float
+    if array.dtype.kind not in "iu" or array.dtype == np.uint64:
+        raise ValueError(f"{name}: dtype {array.dtype} holds no codes; give int8, int16, int32 or "
+                         "int64 (emu.quantize turns floats into codes)")
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name}: shape {array.shape} has {array.ndim} axes, needs {ndim}")
+    if form is not None and array.size:
+        check_width(form)
+        low, high = int(array.min()), int(array.max())
+        if low < form.lo or high > form.hi:
+            code = low if low < form.lo else high
+            raise ValueError(f"{name}: code {code} is outside {form}, whose codes go from "
+                             f"{form.lo} to {form.hi}; cast it first")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def check_width(form: Format) -> None:
+    """Raise ValueError for the one format that int64 cannot hold."""
+    if form.width == 64 and not form.signed:
+        raise ValueError(f"format {form}: its codes do not fit int64; use at most 63 unsigned "
+                         "bits here, or emu.reference")
+
+
+def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
+    """`codes` in the smallest of int8, int16, int32, int64 that holds every code of `form`."""
+    for dtype in DTYPES:
+        if np.iinfo(dtype).min <= form.lo and form.hi <= np.iinfo(dtype).max:
+            return codes.astype(dtype, copy=False)
+    raise AssertionError(f"{form} wider than int64")
+
+
+def pair(value, name: str, least: int) -> tuple[int, int]:
+    """A whole number or a pair of them, each at least `least`."""
+    values = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    if len(values) != 2 or any(int(v) != v or v < least for v in values):
+        raise ValueError(f"{name} {value!r}: needs a whole number, or two, of at least {least}")
+    return int(values[0]), int(values[1])

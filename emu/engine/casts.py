@@ -1,0 +1,135 @@
+"""Casts of whole arrays, and the border where floats become codes and codes floats."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from emu.engine import kernels
+from emu.engine.arrays import as_codes, check_width, narrowed
+from emu.number import Cast, Format, Overflow, Rounding, Rule
+
+BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
+
+
+class Casted(NamedTuple):
+    """The result of a cast: codes, which of them were in range, and how many were not."""
+
+    codes: np.ndarray
+    inside: np.ndarray
+    outside: int
+
+
+def cast(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
+    """Codes with `frac` fraction bits as codes of `to`, in the smallest sufficient dtype.
+
+    `rand` has the shape of `codes` and holds STOCHASTIC's operands of `to.rand_bits` bits.
+
+    >>> cast(np.array([24, 40, -24, 900]), 4, Cast.parse("s4 ties_even sat"))
+    array([ 2,  2, -2,  7], dtype=int8)
+    """
+    return cast_full(codes, frac, to, rand).codes
+
+
+def passes(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
+    """The straight-through gradient of the cast: False where saturation changed the value."""
+    found = cast_full(codes, frac, to, rand)
+    return np.ones_like(found.inside) if to.overflow == Overflow.WRAP else found.inside
+
+
+def cast_full(codes, frac: int, to: Cast, rand=None) -> Casted:
+    """`cast`, with the overflow of every element."""
+    x = as_codes(codes, "codes")
+    check_width(to.format)
+    operands = _rand(rand, x.shape, to)
+    out, inside = np.empty_like(x), np.empty(x.shape, np.bool_)
+    outside = kernels.cast_array(x.reshape(-1), kernels.stage(frac, to), operands,
+                                 out.reshape(-1), inside.reshape(-1))
+    return Casted(narrowed(out, to.format), inside, int(outside))
+
+
+def _rand(rand, shape: tuple, to: Cast) -> np.ndarray:
+    if to.rounding != Rounding.STOCHASTIC:
+        return np.empty(0, np.int64)
+    if rand is None:
+        raise ValueError(f"rand None: {to} needs a random operand of {to.rand_bits} bits for "
+                         "every element; emu.random_operands draws them")
+    operands = as_codes(rand, "rand", Format(to.rand_bits, 0, signed=False))
+    if operands.shape != shape:
+        raise ValueError(f"rand: shape {operands.shape} for codes of shape {shape}; every element "
+                         "draws one operand")
+    return operands.reshape(-1)
+
+
+def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray, int]:
+    """Floats as (int64 codes, frac): exactly, at the coarsest frac that holds them all.
+
+    With `limit`, frac is at most `limit`, and what is finer is rounded to odd there: a later cast
+    that drops two bits or more (STOCHASTIC: R + 2) gives what it would have given for the exact
+    value. Magnitudes beyond 62 bits then saturate, or wrap if `wraps`. Raises ValueError for
+    values that are not finite, and without `limit` for those that need more than 62 bits.
+    """
+    floats = np.asarray(x)
+    if floats.dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype {floats.dtype}: the border takes float32 or float64")
+    bits = np.ascontiguousarray(floats, np.float64).view(np.int64)
+    lowest, above = kernels.exponents(bits.reshape(-1))
+    if above < lowest and lowest == 0:
+        bad = floats.reshape(-1)[~np.isfinite(floats.reshape(-1))][0]
+        raise ValueError(f"{bad} is not finite; codes hold numbers only")
+    if above < lowest:  # all zero
+        return np.zeros(floats.shape, np.int64), 0 if limit is None else limit
+    if limit is None and above - lowest > kernels.WIDEST:
+        raise ValueError(f"off the grid: the values span {above - lowest} bits, codes have at "
+                         f"most {kernels.WIDEST}; quantize them first")
+    frac = -lowest if limit is None else min(-lowest, limit)
+    out = np.empty(floats.shape, np.int64)
+    kernels.encode_array(bits.reshape(-1), frac, wraps, out.reshape(-1))
+    return out, frac
+
+
+def encode_for(x, to: Cast) -> tuple[np.ndarray, int]:
+    """Floats as (int64 codes, frac) from which the cast `to` gives its exact result.
+
+    Up to 34 bits below `to` are kept as they are (fewer for wide formats), the rest as one
+    sticky bit. Raises ValueError for a format too wide for that.
+    """
+    least = to.rand_bits + 2
+    guard = max(least, min(34, BORDER_BITS - to.format.width))
+    if to.format.width + guard > BORDER_BITS:
+        raise ValueError(f"cast {to}: at the float border the width and {least} guard bits may "
+                         f"take {BORDER_BITS} bits, not {to.format.width + guard}; use a "
+                         "narrower format")
+    return encode(x, to.format.frac + guard, wraps=to.overflow == Overflow.WRAP)
+
+
+def quantize(x, to: Cast, rand=None) -> np.ndarray:
+    """Floats to codes of `to`, rounded once, from their exact binary values.
+
+    >>> quantize(np.array([0.5, 1.49, -3.0]), Cast.parse("s4f1 ties_even sat"))
+    array([ 1,  3, -6], dtype=int8)
+    """
+    return cast(*encode_for(x, to), to, rand)
+
+
+def dequantize(codes, form: Format) -> np.ndarray:
+    """Codes to float64: `code * 2^-frac`, exact. Raises ValueError beyond 53 magnitude bits."""
+    if form.width - form.signed > 53:
+        raise ValueError(f"format {form}: its codes have {form.width - form.signed} magnitude "
+                         "bits, a float64 holds 53; keep them as integers")
+    return as_codes(codes, "codes", form).astype(np.float64) * form.step
+
+
+def cast_for(rule: Rule, x, last: int | None) -> Cast:
+    """The cast a rule becomes for floats `x`; a zero tensor keeps the frac `last` (or takes 0)."""
+    largest = float(np.max(np.abs(x), initial=0.0))
+    if not largest or not math.isfinite(largest):  # encode refuses what is not finite
+        return rule.with_frac(0 if last is None else last)
+    numerator, denominator = largest.as_integer_ratio()
+    return rule.cast_for(numerator, denominator.bit_length() - 1)
+
+
+def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> Cast:
+    """The cast a rule becomes for codes of `frac` fraction bits; zeros keep the frac `last`."""
+    largest = max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
+    return rule.cast_for(largest, frac) if largest else rule.with_frac(0 if last is None else last)

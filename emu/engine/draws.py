@@ -1,0 +1,31 @@
+"""The random operands of stochastic rounding: 16 LFSRs, loaded by name for every operation."""
+
+import numpy as np
+
+from emu.engine import kernels
+
+STREAMS = 16
+
+
+def load_words(seed: int, step: int, site: str, pass_: str, call: int) -> np.ndarray:
+    """The 16 words (int64, 1 <= word < 2^32) with which one operation loads its LFSRs.
+
+    FNV-1a over `seed:step:site:pass:call:stream`, then MurmurHash3's fmix32; 0 becomes 1.
+    """
+    words = np.array([kernels.fnv1a(np.frombuffer(
+        f"{seed}:{step}:{site}:{pass_}:{call}:{stream}".encode(), np.uint8))
+        for stream in range(STREAMS)], np.uint32)
+    words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
+    words ^= words >> 16
+    return np.where(words == 0, 1, words.astype(np.int64))
+
+
+def random_operands(shape, rand_bits: int, loads) -> np.ndarray:
+    """One operand of `rand_bits` bits for each element; element i (row-major) uses LFSR i mod 16.
+
+    `loads` are the 16 words of `load_words`. Returns int64 of `shape`.
+    """
+    out = np.empty(shape, np.int64)
+    kernels.lfsr_draws(np.array(loads, np.int64), rand_bits, out.reshape(-1))
+    return out

@@ -1,0 +1,45 @@
+"""SGD with momentum on whole arrays of codes."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from emu.engine import kernels
+from emu.engine.arrays import as_codes
+from emu.engine.casts import _rand
+from emu.spec import UpdateSpec
+
+
+class Updated(NamedTuple):
+    """New codes (int64) and how many of each were outside their range."""
+
+    weight: np.ndarray
+    momentum: np.ndarray
+    outside_weight: int
+    outside_momentum: int
+
+
+def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentum=None,
+        rand_weight=None) -> Updated:
+    """The update of `UpdateSpec`; arrays of one shape, each holding codes of its cast's format."""
+    weight, momentum, grad = (
+        as_codes(codes, name, getattr(spec, name).format)
+        for codes, name in ((weight, "weight"), (momentum, "momentum"), (grad, "grad")))
+    if not weight.shape == momentum.shape == grad.shape:
+        raise ValueError(f"weight {weight.shape}, momentum {momentum.shape}, grad {grad.shape}: "
+                         "shapes differ")
+    for name, code in (("lr", lr), ("mu", mu)):
+        as_codes([code], name, getattr(spec, name).format)
+    weight, momentum = weight.copy(), momentum.copy()
+    fracs = {name: getattr(spec, name).format.frac
+             for name in ("weight", "momentum", "grad", "lr", "mu")}
+    in_momentum, in_weight = (fracs["mu"] + fracs["momentum"], fracs["lr"] + fracs["momentum"])
+    finer_m, finer_w = max(in_momentum, fracs["grad"]), max(in_weight, fracs["weight"])
+    shifts = (finer_m - fracs["grad"], finer_m - in_momentum,
+              finer_w - fracs["weight"], finer_w - in_weight)
+    outside_m, outside_w = kernels.sgd_arrays(
+        weight.reshape(-1), momentum.reshape(-1), grad.reshape(-1), lr, mu, shifts,
+        kernels.stage(finer_m, spec.momentum), kernels.stage(finer_w, spec.weight),
+        _rand(rand_momentum, weight.shape, spec.momentum),
+        _rand(rand_weight, weight.shape, spec.weight))
+    return Updated(weight, momentum, int(outside_w), int(outside_m))

@@ -1,0 +1,290 @@
+"""The values that say what the hardware is: formats, casts, rules, MACs and layers.
+
+Everything here is a frozen value that checks itself once, has one text form, and parses that text
+back to an equal value. This file knows of no arrays and does no arithmetic on codes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+MAX_WIDTH = 64  # bits of a code
+MAX_FRAC = 512  # keeps 2^-frac a normal float64
+MAX_OPERAND = 32  # bits of a MAC operand
+ACC_WIDTHS = (2, 62)  # bits of an accumulator
+MAX_RAND_BITS = 32  # bits of a stochastic operand
+RULE_FRAC = 96  # a rule's exponent register; keeps 2^-frac a normal float32
+
+
+class Rounding(IntEnum):
+    """Floor plus one bit: when the bit is added. The integers are the Verilog parameter values."""
+
+    TO_NEG = 0  # never
+    TO_POS = 1  # rest != 0
+    TO_ZERO = 2  # rest != 0 and negative
+    TO_AWAY = 3  # rest != 0 and not negative
+    TO_ODD = 4  # rest != 0 and the floor is even
+    TIES_NEG = 5  # rest > half
+    TIES_POS = 6  # rest >= half
+    TIES_ZERO = 7  # rest > half, or tie and negative
+    TIES_AWAY = 8  # rest > half, or tie and not negative
+    TIES_EVEN = 9  # rest > half, or tie and the floor is odd
+    TIES_ODD = 10  # rest > half, or tie and the floor is even
+    STOCHASTIC = 11  # rest + floor(rand * 2^(n-R)) >= 2^n
+
+
+class Overflow(IntEnum):
+    """What an out-of-range value becomes. The integers are the Verilog parameter values."""
+
+    WRAP = 0  # x modulo 2^width
+    SAT = 1  # the nearer bound
+    SAT_SYM = 2  # the nearer bound of [-hi, hi]
+    SAT_ZERO = 3  # 0
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    known = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(known)}")
+
+
+def check_keys(mapping: object, known: Iterable[str], what: str) -> None:
+    """Raise ValueError unless `mapping` is a mapping whose keys are all in `known`."""
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{what} {mapping!r}: needs a mapping with keys {', '.join(known)}")
+    for key in mapping:
+        if key not in known:
+            raise unknown(f"{what} key", key, known)
+
+
+def _whole(value: object, lo: int, hi: int, what: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not lo <= value <= hi:
+        raise ValueError(f"{what} {value!r}: needs a whole number from {lo} to {hi}")
+    return value.__index__()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A fixed-point format: `value = code * 2^-frac`; `frac` may be negative or exceed `width`.
+
+    >>> f = Format.parse("s8f4"); f.lo, f.hi, f.step
+    (-128, 127, 0.0625)
+    """
+
+    width: int
+    frac: int = 0
+    signed: bool = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "width", _whole(self.width, 1, MAX_WIDTH, "format width"))
+        object.__setattr__(self, "frac", _whole(self.frac, -MAX_FRAC, MAX_FRAC, "format frac"))
+        object.__setattr__(self, "signed", bool(self.signed))
+
+    @classmethod
+    def parse(cls, text: str) -> Format:
+        """`s8f4`, `u8f0`, `s20f-2`; `s8` is `s8f0`."""
+        match = re.fullmatch(r"([su])(\d+)(?:f(-?\d+))?", str(text).strip())
+        if not match:
+            raise ValueError(f"format {text!r}: write s or u, the width, then f and the fraction "
+                             "bits, like s8f4 or u8")
+        sign, width, frac = match.groups()
+        return cls(int(width), int(frac or 0), sign == "s")
+
+    @classmethod
+    def holding(cls, lo: int, hi: int, frac: int = 0) -> Format:
+        """The narrowest format whose codes include both `lo` and `hi`; unsigned if `lo >= 0`."""
+        if lo >= 0:
+            return cls(max(1, hi.bit_length()), frac, signed=False)
+        return cls(1 + max(hi.bit_length(), (-lo - 1).bit_length()), frac)
+
+    def __str__(self) -> str:
+        return f"{'s' if self.signed else 'u'}{self.width}f{self.frac}"
+
+    @property
+    def lo(self) -> int:
+        """The least code."""
+        return -(1 << (self.width - 1)) if self.signed else 0
+
+    @property
+    def hi(self) -> int:
+        """The greatest code."""
+        return (1 << (self.width - self.signed)) - 1
+
+    @property
+    def step(self) -> float:
+        """The value of one code, 2^-frac: exact, for printing and for the float border."""
+        return 2.0**-self.frac
+
+    def with_frac(self, frac: int) -> Format:
+        """The same bits with another binary point."""
+        return Format(self.width, frac, self.signed)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Bring a value into `format`: rounding, then fitting. The only place where bits are lost.
+
+    `rand_bits` is the width R of the random operand and belongs to STOCHASTIC only.
+
+    >>> str(Cast.parse("s8f4 ties_even sat")), str(Cast.parse("s8f4"))
+    ('s8f4 ties_even sat', 's8f4 to_neg wrap')
+    """
+
+    format: Format
+    rounding: Rounding = Rounding.TO_NEG
+    overflow: Overflow = Overflow.WRAP
+    rand_bits: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.format, Format):
+            raise ValueError(f"cast format {self.format!r}: needs a Format; "
+                             "Cast.parse takes a text such as 's8f4 ties_even sat'")
+        _normalise_modes(self, self.format.signed, self.format.width)
+
+    @classmethod
+    def parse(cls, text: str) -> Cast:
+        """A format, a rounding and an overflow; what is left out is `to_neg` and `wrap`."""
+        first, *words = str(text).split() or [""]
+        return cls(Format.parse(first), *_parse_modes(words, text))
+
+    def __str__(self) -> str:
+        return f"{self.format} {_modes_text(self)}"
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The codes of the overflow mode's own range: narrower than the format's for SAT_SYM."""
+        lo, hi = self.format.lo, self.format.hi
+        return (-hi if self.overflow == Overflow.SAT_SYM else lo), hi
+
+    def with_frac(self, frac: int) -> Cast:
+        """The same bits and modes with another binary point."""
+        return Cast(self.format.with_frac(frac), self.rounding, self.overflow, self.rand_bits)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cast whose binary point is chosen for each tensor, from its codes.
+
+    `auto:max` is the one scale rule: the range is 2^ceil(log2 max|x|), found by bit length.
+
+    >>> str(Rule.parse("s8 auto:max ties_even sat").cast_for(largest=100, frac=4))
+    's8f4 ties_even sat'
+    """
+
+    width: int
+    signed: bool = True
+    scale: str = "auto:max"
+    rounding: Rounding = Rounding.TO_NEG
+    overflow: Overflow = Overflow.WRAP
+    rand_bits: int = 0
+
+    def __post_init__(self):
+        form = Format(self.width, 0, self.signed)
+        object.__setattr__(self, "width", form.width)
+        object.__setattr__(self, "signed", form.signed)
+        if self.scale != "auto:max":
+            raise unknown("scale rule", self.scale, ["auto:max"])
+        _normalise_modes(self, self.signed, self.width)
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """A format without frac, a scale rule, a rounding and an overflow."""
+        first, scale, *words = str(text).split() if len(str(text).split()) > 1 else (text, "")
+        if "f" in first:
+            raise ValueError(f"rule {text!r}: {first!r} fixes the binary point that {scale!r} "
+                             f"is to choose; write {first.split('f')[0]!r}")
+        form = Format.parse(first)
+        return cls(form.width, form.signed, scale, *_parse_modes(words, text))
+
+    def __str__(self) -> str:
+        return f"{'s' if self.signed else 'u'}{self.width} {self.scale} {_modes_text(self)}"
+
+    def with_frac(self, frac: int) -> Cast:
+        """The cast this rule becomes once the binary point is known."""
+        return Cast(Format(self.width, frac, self.signed), self.rounding, self.overflow,
+                    self.rand_bits)
+
+    def cast_for(self, largest: int, frac: int) -> Cast:
+        """The cast for codes of `frac` fraction bits whose largest magnitude is `largest` > 0.
+
+        The chosen frac stays within +-96, as the exponent register of real hardware ends too.
+        """
+        exponent = (largest - 1).bit_length() - frac  # ceil(log2(largest * 2^-frac)), exactly
+        frac = self.width - self.signed - exponent
+        return self.with_frac(max(-RULE_FRAC, min(RULE_FRAC, frac)))
+
+
+def _normalise_modes(value: Cast | Rule, signed: bool, width: int) -> None:
+    """Check rounding, overflow and rand_bits; bring what cannot matter to one form."""
+    put = lambda name, x: object.__setattr__(value, name, x)  # noqa: E731
+    put("rounding", Rounding(value.rounding))
+    put("overflow", Overflow(value.overflow))
+    if value.overflow == Overflow.SAT_SYM and not signed:
+        put("overflow", Overflow.SAT)
+    if value.overflow == Overflow.SAT_SYM and width < 2:
+        raise ValueError(f"width {width} with sat_sym: a symmetric signed range needs at least "
+                         "2 bits; use sat")
+    if value.rounding == Rounding.STOCHASTIC:
+        put("rand_bits", _whole(value.rand_bits, 1, MAX_RAND_BITS,
+                                "rand_bits of stochastic rounding (stochastic16 has 16)"))
+    else:
+        put("rand_bits", 0)
+
+
+def _modes_text(value: Cast | Rule) -> str:
+    bits = value.rand_bits or ""
+    return f"{value.rounding.name.lower()}{bits} {value.overflow.name.lower()}"
+
+
+def _parse_modes(words: list[str], text: str) -> tuple[Rounding, Overflow, int]:
+    rounding, overflow, rand_bits = None, None, 0
+    roundings = {r.name.lower(): r for r in Rounding}
+    overflows = {o.name.lower(): o for o in Overflow}
+    for word in words:
+        name, bits = re.fullmatch(r"(.*?)(\d*)", word).groups()
+        if name == "stochastic":
+            mode, rand_bits = Rounding.STOCHASTIC, int(bits or 0)
+        else:
+            mode = roundings.get(word, overflows.get(word))
+        if mode is None:
+            raise unknown(f"mode in {text!r}:", word, [*roundings, *overflows])
+        if isinstance(mode, Rounding) and rounding is None:
+            rounding = mode
+        elif isinstance(mode, Overflow) and overflow is None:
+            overflow = mode
+        else:
+            raise ValueError(f"{text!r}: {word!r} is a second {type(mode).__name__.lower()}; "
+                             "a cast has one of each")
+    return (Rounding.TO_NEG if rounding is None else rounding,
+            Overflow.WRAP if overflow is None else overflow, rand_bits)
+
+
+def parse_cast(value: str | Cast | Rule) -> Cast | Rule:
+    """A Cast or a Rule from its text; a value passes through."""
+    if isinstance(value, Cast | Rule):
+        return value
+    return Rule.parse(value) if "auto" in str(value) else Cast.parse(value)
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """`{a: s8, acc: s20 sat}` to a dict of texts; a value may be such a mapping itself."""
+    body = text.strip()
+    if body.startswith("{") and body.endswith("}"):
+        body = body[1:-1]
+    parts, depth = [""], 0
+    for char in body:
+        depth += (char == "{") - (char == "}")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    items = [part.partition(":") for part in parts if part.strip()]
+    if depth or not items or any(not colon for _, colon, _ in items):
+        raise ValueError(f"mapping {text!r}: write {{key: value, key: value}}")
+    return {key.strip(): value.strip() for key, _, value in items}
