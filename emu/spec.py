@@ -14,7 +14,6 @@ from emu.number import (
     MAX_OPERAND,
     Cast,
     Format,
-    Overflow,
     Rounding,
     Rule,
     _whole,

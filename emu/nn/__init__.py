@@ -1,0 +1,33 @@
+"""Networks whose every sum runs on the hardware: torch modules over the integer engine.
+
+`fix(model, config)` turns a float model into one; `SGD` updates its codes; `audit()` proves that
+no float sum slips by. Needs torch, which the extra `emu[train]` installs.
+"""
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("emu.nn needs torch; install emu[train]", name="torch") from error
+
+from emu.nn.audit import FloatSum, audit, host
+from emu.nn.backend import Backend, Place
+from emu.nn.config import Config, Site
+from emu.nn.functional import cross_entropy
+from emu.nn.layer import Layer
+from emu.nn.modules import (
+    Activation,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    fix,
+    layers,
+    to_grid,
+)
+from emu.nn.optim import SGD
+
+__all__ = ["SGD", "Activation", "AvgPool2d", "Backend", "Config", "Conv2d", "Flatten", "FloatSum",
+           "Layer", "Linear", "MaxPool2d", "Place", "ReLU", "Site", "audit", "cross_entropy", "fix",
+           "host", "layers", "to_grid"]

@@ -1,0 +1,58 @@
+"""Where tensors and codes meet: float32 or float64 values on a 2^-frac grid, and numpy codes.
+
+A float32 holds a code exactly up to 24 magnitude bits, a float64 up to 53. Anything wider, off
+the grid or not finite is refused here by name.
+"""
+
+import numpy as np
+import torch
+
+from emu import engine
+from emu.number import Cast, Format
+
+CARRIERS = {torch.float32: (24, 126), torch.float64: (53, 1022)}  # magnitude bits, exponents
+
+
+def to_numpy(tensor: torch.Tensor, name: str) -> np.ndarray:
+    """The float values of a tensor; raises ValueError for another dtype or device."""
+    if tensor.dtype not in CARRIERS:
+        raise ValueError(f"{name}: dtype {tensor.dtype} carries no codes; use float32 or float64")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name}: on {tensor.device}; the engine computes on the CPU, use .cpu()")
+    return tensor.detach().numpy()
+
+
+def to_codes(tensor: torch.Tensor, name: str) -> tuple[np.ndarray, int]:
+    """A tensor of grid values as (int64 codes, frac), exactly, at the coarsest frac."""
+    try:
+        return engine.encode(to_numpy(tensor, name))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def to_codes_for(tensor: torch.Tensor, to: Cast, name: str) -> tuple[np.ndarray, int]:
+    """A tensor of any finite floats as (int64 codes, frac) from which the cast `to` is exact."""
+    try:
+        return engine.encode_for(to_numpy(tensor, name), to)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def check_carrier(form: Format, dtype: torch.dtype, name: str) -> None:
+    """Raise ValueError unless every code of `form` is exact and normal in `dtype`."""
+    bits, exponents = CARRIERS[dtype]
+    magnitude = form.width - form.signed
+    if magnitude > bits:
+        raise ValueError(f"{name}: {form} has {magnitude} magnitude bits, {dtype} carries {bits}; "
+                         + ("use model.double() and float64 inputs" if dtype == torch.float32
+                            else "use a narrower format"))
+    if not magnitude - exponents <= form.frac <= exponents:
+        raise ValueError(f"{name}: {form} has frac {form.frac}, {dtype} carries "
+                         f"{magnitude - exponents} to {exponents}; rescale the tensor")
+
+
+def to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """Codes of `form` as grid values `code * 2^-frac` in `dtype`, exactly."""
+    check_carrier(form, dtype, name)
+    carrier = np.float32 if dtype == torch.float32 else np.float64
+    return torch.from_numpy(codes.astype(carrier) * carrier(form.step))

@@ -1,0 +1,70 @@
+"""Which hardware each module is: `resolve(site) -> LayerSpec`, from a dict or YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from emu.number import check_keys
+from emu.spec import LayerSpec
+
+KEYS = [f.name for f in fields(LayerSpec)]
+
+
+class Site(NamedTuple):
+    """A module of a model: its dotted path and the name of its torch type."""
+
+    path: str
+    kind: str
+
+
+class Config:
+    """Layer settings: `default`, then `by_type`, then `by_name` (patterns), later keys winning.
+
+    Each is a mapping with the keys of `LayerSpec`. Raises ValueError naming an unknown key.
+    """
+
+    def __init__(self, default: Mapping | None = None, by_type: Mapping | None = None,
+                 by_name: Mapping | None = None):
+        self.default, self.by_type, self.by_name = default or {}, by_type or {}, by_name or {}
+        check_keys(self.default, KEYS, "config default")
+        for part, group in (("by_type", self.by_type), ("by_name", self.by_name)):
+            if not isinstance(group, Mapping):
+                raise ValueError(f"config {part} {group!r}: needs a mapping of layer settings")
+            for name, layer in group.items():
+                check_keys(layer, KEYS, f"config {part}.{name}")
+
+    @classmethod
+    def parse(cls, config: Config | Mapping | str | Path) -> Config:
+        """A Config from a mapping, a YAML text, or the path of a YAML file."""
+        if isinstance(config, Config):
+            return config
+        if isinstance(config, Path):
+            config = config.read_text()
+        if isinstance(config, str):
+            config = yaml.safe_load(config)
+        check_keys(config, ["default", "by_type", "by_name"], "config")
+        return cls(**config)
+
+    def resolve(self, site: Site) -> LayerSpec:
+        """The hardware of one module. Raises ValueError, naming the module, for a bad text."""
+        merged = {**self.default, **self.by_type.get(site.kind, {})}
+        for pattern, layer in self.by_name.items():
+            if fnmatchcase(site.path, pattern):
+                merged.update(layer)
+        try:
+            return LayerSpec.parse(merged)
+        except ValueError as error:
+            raise ValueError(f"layer {site.path!r} ({site.kind}): {error}") from None
+
+    def unused(self, sites: list[Site]) -> list[str]:
+        """The types and name patterns that match none of `sites`."""
+        kinds, paths = {site.kind for site in sites}, [site.path for site in sites]
+        return ([f"by_type.{kind}" for kind in self.by_type if kind not in kinds]
+                + [f"by_name.{pattern}" for pattern in self.by_name
+                   if not any(fnmatchcase(path, pattern) for path in paths)])

@@ -1,0 +1,102 @@
+"""One module's hardware at work: its spec, its backend, and the binary points its rules chose."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from emu import engine
+from emu.nn import border
+from emu.nn.backend import Backend, Place
+from emu.number import Cast, Format, Overflow, Rule
+from emu.spec import LayerSpec, MacSpec
+
+
+class Codes(NamedTuple):
+    """A tensor inside the hardware: codes, their format, and where gradients pass (None: all)."""
+
+    codes: np.ndarray
+    form: Format
+    passes: np.ndarray | None
+
+
+class Layer:
+    """A module's site, spec and backend; `fracs` is the state of its rules.
+
+    A rule chooses its binary point in training only: evaluation uses the last one, or, where
+    there is none yet, one that it does not keep.
+    """
+
+    def __init__(self, site: str, spec: LayerSpec, backend: Backend):
+        self.site, self.spec, self.backend = site, spec, backend
+        self.fracs: dict[str, int] = {}
+
+    def cast_of(self, name: str) -> Cast | Rule:
+        """The spec's cast or rule for one tensor; raises ValueError where there is none."""
+        return self._need(name, "a cast such as 's8f4 ties_even sat'")
+
+    def mac(self, name: str) -> MacSpec:
+        """The spec's MAC for one pass; raises ValueError where there is none."""
+        return self._need(name, "a MAC such as {acc: s24 sat}")
+
+    def _need(self, name: str, what: str):
+        value = getattr(self.spec, name)
+        if value is None:
+            raise ValueError(f"layer {self.site!r}: has no {name}; the configuration must give it "
+                             f"{what}")
+        return value
+
+    def enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
+        """A tensor of any finite floats, cast by the spec's `name` (x, w, b, error)."""
+        to, label = self.cast_of(name), f"{self.site}.{name}"
+        if isinstance(to, Rule):
+            last = self.fracs.get(name)
+            if training or last is None:
+                to = engine.cast_for(to, border.to_numpy(tensor, label), last)
+            else:
+                to = to.with_frac(last)
+        codes, frac = border.to_codes_for(tensor, to, label)
+        return self._cast(name, codes, frac, to, training)
+
+    def requantise(self, name: str, codes: np.ndarray, frac: int, training: bool) -> Codes:
+        """Codes cast by the spec's `name` (y, grad_w, grad_b)."""
+        to = self.cast_of(name)
+        if isinstance(to, Rule):
+            last = self.fracs.get(name)
+            if training or last is None:
+                to = engine.cast_for_codes(to, codes, frac, last)
+            else:
+                to = to.with_frac(last)
+        return self._cast(name, codes, frac, to, training)
+
+    def _cast(self, name: str, codes: np.ndarray, frac: int, to: Cast, training: bool) -> Codes:
+        if training and isinstance(getattr(self.spec, name), Rule):
+            self.fracs[name] = to.format.frac
+        return self._codes(self.backend.cast(self.place(name, training), codes, frac, to), to)
+
+    def _codes(self, found: engine.Casted, to: Cast) -> Codes:
+        passes = None if to.overflow == Overflow.WRAP or not found.outside else found.inside
+        return Codes(found.codes, to.format, passes)
+
+    def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, frac: int, training: bool
+               ) -> Codes:
+        """Codes (..., H, W) over whole divisors (H, W), in the spec's cast `name`."""
+        to = self.cast_of(name)
+        if isinstance(to, Rule):
+            raise ValueError(f"layer {self.site!r}: {name} {to} divides by an area that is no "
+                             "power of two, which needs a fixed binary point; give it a Cast")
+        found = self.backend.divide(self.place(name, training), codes, divisor, frac, to)
+        return self._codes(found, to)
+
+    def preload(self, bias: Codes, mac: MacSpec, frac: int, training: bool) -> np.ndarray:
+        """Bias codes as codes of the accumulator, by a cast with the bias's own modes."""
+        to = Cast(mac.result.format.with_frac(frac), self.spec.b.rounding, self.spec.b.overflow,
+                  self.spec.b.rand_bits)
+        return self.backend.cast(self.place("preload", training), bias.codes, bias.form.frac,
+                                 to).codes
+
+    def place(self, name: str, training: bool) -> Place:
+        """The name of one operation of this layer."""
+        return Place(self.site, name, training)
