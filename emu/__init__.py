@@ -15,8 +15,9 @@ _ENGINE = ("cast", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequant
            "matmul", "passes", "quantize", "random_operands")
 _MODULES = ("cosim", "engine", "golden", "lab", "nn", "reference")
 
-__all__ = ["Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rounding", "Rule", "UpdateSpec",
-           *_ENGINE, *_MODULES]
+__all__ = [  # noqa: PLE0604 (the lazy names are strings too)
+    "Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rounding", "Rule", "UpdateSpec",
+    *_ENGINE, *_MODULES]
 
 
 def __getattr__(name: str):

@@ -4,6 +4,7 @@ Each operation takes the fastest path whose exactness its condition proves. No t
 only at the border (`quantize`, `encode`, `dequantize`).
 """
 
+from emu.engine.arrays import narrowed
 from emu.engine.casts import (
     Casted,
     cast,
@@ -16,22 +17,26 @@ from emu.engine.casts import (
     passes,
     quantize,
 )
-from emu.engine.conv import conv2d, conv2d_grad_input, conv2d_grad_weight
+from emu.engine.conv import Geometry, conv2d, conv2d_grad_input, conv2d_grad_weight
+from emu.engine.draws import load_words, random_operands
 from emu.engine.matmul import matmul
 from emu.engine.pool import (
     avg_pool2d,
     avg_pool2d_grad,
+    divide,
     max_pool2d,
     max_pool2d_grad,
     relu,
     relu_grad,
+    window_spread,
+    window_sums,
 )
-from emu.engine.draws import load_words, random_operands
 from emu.engine.update import sgd
 
 __all__ = [
-    "Casted", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for", "cast_for_codes", "cast_full",
-    "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "encode", "encode_for",
-    "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "passes", "quantize",
-    "random_operands", "relu", "relu_grad", "sgd",
+    "Casted", "Geometry", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for", "cast_for_codes",
+    "cast_full", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "divide",
+    "encode", "encode_for", "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "narrowed",
+    "passes",
+    "quantize", "random_operands", "relu", "relu_grad", "sgd", "window_spread", "window_sums",
 ]

@@ -1,5 +1,7 @@
 """What every operation asks of its arrays: integer codes, inside their format, in one layout."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from emu.number import Format
@@ -28,7 +30,7 @@ def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = No
             code = low if low < form.lo else high
             raise ValueError(f"{name}: code {code} is outside {form}, whose codes go from "
                              f"{form.lo} to {form.hi}; cast it first")
-    return np.ascontiguousarray(array, np.int64)
+    return np.asarray(array, np.int64, order="C")
 
 
 def check_width(form: Format) -> None:
@@ -36,6 +38,11 @@ def check_width(form: Format) -> None:
     if form.width == 64 and not form.signed:
         raise ValueError(f"format {form}: its codes do not fit int64; use at most 63 unsigned "
                          "bits here, or emu.reference")
+
+
+def largest(codes: np.ndarray) -> int:
+    """The largest magnitude, 0 where there are no codes."""
+    return max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
 
 
 def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
@@ -48,7 +55,7 @@ def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
 
 def pair(value, name: str, least: int) -> tuple[int, int]:
     """A whole number or a pair of them, each at least `least`."""
-    values = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    values = tuple(value) if isinstance(value, Iterable) else (value, value)
     if len(values) != 2 or any(int(v) != v or v < least for v in values):
         raise ValueError(f"{name} {value!r}: needs a whole number, or two, of at least {least}")
     return int(values[0]), int(values[1])

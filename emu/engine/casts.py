@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emu.engine import kernels
-from emu.engine.arrays import as_codes, check_width, narrowed
+from emu.engine.arrays import as_codes, check_width, largest, narrowed
 from emu.number import Cast, Format, Overflow, Rounding, Rule
 
 BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
@@ -72,7 +72,7 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
     floats = np.asarray(x)
     if floats.dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype {floats.dtype}: the border takes float32 or float64")
-    bits = np.ascontiguousarray(floats, np.float64).view(np.int64)
+    bits = np.asarray(floats, np.float64, order="C").view(np.int64)
     lowest, above = kernels.exponents(bits.reshape(-1))
     if above < lowest and lowest == 0:
         bad = floats.reshape(-1)[~np.isfinite(floats.reshape(-1))][0]
@@ -122,14 +122,14 @@ def dequantize(codes, form: Format) -> np.ndarray:
 
 def cast_for(rule: Rule, x, last: int | None) -> Cast:
     """The cast a rule becomes for floats `x`; a zero tensor keeps the frac `last` (or takes 0)."""
-    largest = float(np.max(np.abs(x), initial=0.0))
-    if not largest or not math.isfinite(largest):  # encode refuses what is not finite
+    most = float(np.max(np.abs(x), initial=0.0))
+    if not most or not math.isfinite(most):  # encode refuses what is not finite
         return rule.with_frac(0 if last is None else last)
-    numerator, denominator = largest.as_integer_ratio()
+    numerator, denominator = most.as_integer_ratio()
     return rule.cast_for(numerator, denominator.bit_length() - 1)
 
 
 def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> Cast:
     """The cast a rule becomes for codes of `frac` fraction bits; zeros keep the frac `last`."""
-    largest = max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
-    return rule.cast_for(largest, frac) if largest else rule.with_frac(0 if last is None else last)
+    most = largest(codes)
+    return rule.cast_for(most, frac) if most else rule.with_frac(0 if last is None else last)

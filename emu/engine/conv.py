@@ -52,6 +52,9 @@ def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, group
     geometry = Geometry(stride, padding, dilation, groups)
     x, w = as_codes(x, "x", mac.a, 4), as_codes(w, "w", mac.b, 4)
     geometry.check(x.shape[1], w.shape)
+    if bias is not None and np.shape(bias) != w.shape[:1]:
+        raise ValueError(f"bias: shape {np.shape(bias)} for {w.shape[0]} outputs; give one for "
+                         "each")
     size = geometry.out_size(x.shape[2:], w.shape[2:])
     taps = _taps(x, w.shape[2:], size, geometry.stride, geometry.dilation, geometry.padding)
 
@@ -122,8 +125,8 @@ def _taps(x, kernel, size, stride, dilation, before) -> np.ndarray:
         reach.append(d * (k - 1) + 1)
         after = (out - 1) * s + reach[-1] - (n + b)
         pads.append((max(b, 0), max(after, 0)))
-        crops.append(slice(max(-b, 0), n + min(after, 0)))
-    padded = np.pad(x[tuple(crops)], pads)
+        crops.append(slice(max(-b, 0), max(b, 0) + n + after))
+    padded = np.pad(x, pads)[tuple(crops)]
     windows = sliding_window_view(padded, reach, axis=(2, 3))
     return windows[:, :, ::stride[0], ::stride[1], ::dilation[0], ::dilation[1]]
 

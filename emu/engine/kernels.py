@@ -118,8 +118,9 @@ def cast_one(x, s, rand):
         rounded = round_shift(x, s.n, s, rand)
         return fit(rounded, s), fits(rounded, s)
     k = min(-s.n, 63)
-    # x << k may leave int64, so compare x with the bounds shifted right instead.
-    if (s.lo + ((np.int64(1) << k) - 1)) >> k <= x <= s.hi >> k:
+    # x << k may leave int64, so compare x with the bounds shifted right instead. From 64 zeros on
+    # nothing but 0 is inside.
+    if x == 0 or (k == -s.n and (s.lo + ((np.int64(1) << k) - 1)) >> k <= x <= s.hi >> k):
         return x << k, True
     if s.overflow == WRAP:
         return fit(x << k if -s.n < 64 else np.int64(0), s), False
@@ -255,8 +256,8 @@ def exponents(bits):
 def encode_array(bits, frac, wraps, out):
     """Floats (as bits) in units of 2^-frac, rounded to odd; magnitudes kept to 62 bits.
 
-    A magnitude of 2^62 and more becomes the largest one, or is reduced modulo 2^62 for a cast
-    that wraps: both leave the result of that cast as it was.
+    A magnitude of 2^62 and more becomes the largest one, or 2^61 plus itself modulo 2^61 for a
+    cast that wraps: both leave the result of that cast, and that it overflows, as they were.
     """
     largest = (np.int64(1) << 62) - 1
     for i in prange(bits.size):
@@ -270,7 +271,7 @@ def encode_array(bits, frac, wraps, out):
         elif s < 62 and m <= largest >> s:
             code = m << s
         elif wraps:
-            code = (m << s) & largest if s < 62 else np.int64(0)
+            code = ((m << s if s < 62 else np.int64(0)) & (largest >> 1)) | (largest ^ largest >> 1)
         else:
             code = largest
         out[i] = -code if bits[i] < 0 else code
@@ -338,25 +339,28 @@ def window_spread(share, kernel, stride, padding, out):
 
 @njit(parallel=True, cache=True)
 def divide_array(x, divisor, s, out, inside):
-    """x * 2^-n / divisor, one rounding, then fit; flat arrays. Returns how many were outside."""
+    """x / divisor, one rounding, then fit; flat arrays. Returns how many were outside.
+
+    Where n < 0 its zeros are appended to x; where n > 0 they are already part of the divisor.
+    """
     outside = 0
     for i in prange(x.size):
         top = x[i] << max(-s.n, 0)
-        whole = divisor[i] << max(s.n, 0)
+        whole = divisor[i]
         floor = top // whole
         rest = top - floor * whole
         mode, negative, odd = s.rounding, top < 0, floor & 1 == 1
         above, tie, lost = rest > whole - rest, rest == whole - rest, rest > 0
-        up = (mode == TO_POS and lost
-              or mode == TO_ZERO and lost and negative
-              or mode == TO_AWAY and lost and not negative
-              or mode == TO_ODD and lost and not odd
-              or mode >= TIES_NEG and above
-              or mode == TIES_POS and tie
-              or mode == TIES_ZERO and tie and negative
-              or mode == TIES_AWAY and tie and not negative
-              or mode == TIES_EVEN and tie and odd
-              or mode == TIES_ODD and tie and not odd)
+        up = ((mode == TO_POS and lost)
+              or (mode == TO_ZERO and lost and negative)
+              or (mode == TO_AWAY and lost and not negative)
+              or (mode == TO_ODD and lost and not odd)
+              or (mode >= TIES_NEG and above)
+              or (mode == TIES_POS and tie)
+              or (mode == TIES_ZERO and tie and negative)
+              or (mode == TIES_AWAY and tie and not negative)
+              or (mode == TIES_EVEN and tie and odd)
+              or (mode == TIES_ODD and tie and not odd))
         rounded = floor + np.int64(up)
         out[i] = fit(rounded, s)
         inside[i] = fits(rounded, s)

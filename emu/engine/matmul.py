@@ -3,7 +3,7 @@
 import numpy as np
 
 from emu.engine import kernels
-from emu.engine.arrays import as_codes, narrowed
+from emu.engine.arrays import as_codes, largest, narrowed
 from emu.number import Overflow
 from emu.spec import MacSpec
 
@@ -32,6 +32,9 @@ def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None) 
     if start.shape != (N,):
         raise ValueError(f"bias: shape {start.shape} for {N} outputs; give one for each column")
     out = np.empty((M, N), np.int64)
+    if overflowed is not None and (overflowed.shape, overflowed.dtype) != (out.shape, out.dtype):
+        raise ValueError(f"overflowed: {overflowed.dtype} {overflowed.shape} counts for outputs "
+                         f"{out.shape}; give int64 of that shape")
     acc = kernels.stage(0, mac.acc)
     if out.size and order_free(a, b, start, mac, overflowed is not None):
         kernels.exact_matmul(a, b, start, mac.product.format.frac, acc, out)
@@ -49,11 +52,7 @@ def order_free(a: np.ndarray, b: np.ndarray, bias: np.ndarray, mac: MacSpec, cou
         return False
     if mac.acc.overflow == Overflow.WRAP and not count:
         return True  # reduction modulo 2^width commutes with addition
-    terms = a.shape[1] * (_largest(a) * _largest(b) << mac.product.format.frac)
+    terms = a.shape[1] * (largest(a) * largest(b) << mac.product.format.frac)
     lo, hi = mac.acc.range
-    reach = _largest(bias) + terms
+    reach = largest(bias) + terms
     return lo <= -reach and reach <= hi  # every prefix is in [-reach, reach]: no step overflows
-
-
-def _largest(codes: np.ndarray) -> int:
-    return max(int(codes.max(initial=0)), -int(codes.min(initial=0)))

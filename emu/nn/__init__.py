@@ -26,8 +26,8 @@ from emu.nn.modules import (
     layers,
     to_grid,
 )
-from emu.nn.optim import SGD
+from emu.nn.optim import SGD, master_codes
 
 __all__ = ["SGD", "Activation", "AvgPool2d", "Backend", "Config", "Conv2d", "Flatten", "FloatSum",
            "Layer", "Linear", "MaxPool2d", "Place", "ReLU", "Site", "audit", "cross_entropy", "fix",
-           "host", "layers", "to_grid"]
+           "host", "layers", "master_codes", "to_grid"]

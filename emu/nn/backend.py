@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emu import engine
-from emu.number import Cast, Rounding
+from emu.number import Cast, Format, Rounding
 from emu.spec import MacSpec, UpdateSpec
 
 
@@ -47,16 +47,16 @@ class Backend:
         self.step += 1
         self.calls.clear()
 
-    def cast(self, place: Place, codes: np.ndarray, frac: int, to: Cast) -> engine.Casted:
-        """Codes with `frac` fraction bits as codes of `to`, with what was inside its range."""
-        found = engine.cast_full(codes, frac, to, self._operands(place, codes.shape, to))
+    def cast(self, place: Place, codes: np.ndarray, form: Format, to: Cast) -> engine.Casted:
+        """Codes of `form` as codes of `to`, with what was inside its range."""
+        found = engine.cast_full(codes, form.frac, to, self._operands(place, codes.shape, to))
         self._count(place, found.codes.size, found.outside)
         return found
 
-    def divide(self, place: Place, codes: np.ndarray, divisor: np.ndarray, frac: int, to: Cast
+    def divide(self, place: Place, codes: np.ndarray, divisor: np.ndarray, form: Format, to: Cast
                ) -> engine.Casted:
-        """Codes (..., H, W) over whole divisors (H, W), as codes of `to`."""
-        found = engine.divide(codes, divisor, frac, to)
+        """Codes (..., H, W) of `form` over whole divisors (H, W), as codes of `to`."""
+        found = engine.divide(codes, divisor, form.frac, to)
         self._count(place, found.codes.size, found.outside)
         return found
 
@@ -113,15 +113,15 @@ class Backend:
     def _operands(self, place: Place, shape: tuple, to: Cast):
         if to.rounding != Rounding.STOCHASTIC:
             return None
-        return engine.random_operands(shape, to.rand_bits, self._loads(place))
+        loads = self.loads(place)
+        self.calls[place] += 1
+        return engine.random_operands(shape, to.rand_bits, loads)
 
-    def _loads(self, place: Place) -> np.ndarray:
-        """The LFSR load words of the next operation at `place`."""
+    def loads(self, place: Place) -> np.ndarray:
+        """The LFSR load words of the next stochastic cast at `place`."""
         # Evaluation draws under a name of its own, so that it moves no training operand.
         name = place.name if place.training else f"evaluation.{place.name}"
-        call = self.calls[place.site, name]
-        self.calls[place.site, name] += 1
-        return engine.load_words(self.seed, self.step, place.site, name, call)
+        return engine.load_words(self.seed, self.step, place.site, name, self.calls[place])
 
     def _count(self, place: Place, values: int, overflowed: int) -> Counts:
         if not place.training:

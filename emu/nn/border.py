@@ -56,3 +56,9 @@ def to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: str) ->
     check_carrier(form, dtype, name)
     carrier = np.float32 if dtype == torch.float32 else np.float64
     return torch.from_numpy(codes.astype(carrier) * carrier(form.step))
+
+
+def holding(codes: np.ndarray, frac: int) -> Format:
+    """The narrowest signed format of these very codes."""
+    low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
+    return Format.holding(min(low, -1), high, frac)

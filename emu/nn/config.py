@@ -17,10 +17,11 @@ KEYS = [f.name for f in fields(LayerSpec)]
 
 
 class Site(NamedTuple):
-    """A module of a model: its dotted path and the name of its torch type."""
+    """A module of a model: its dotted path, its torch type, and the settings that it has."""
 
     path: str
     kind: str
+    uses: tuple[str, ...] = tuple(KEYS)
 
 
 class Config:
@@ -58,7 +59,7 @@ class Config:
             if fnmatchcase(site.path, pattern):
                 merged.update(layer)
         try:
-            return LayerSpec.parse(merged)
+            return LayerSpec.parse({key: merged[key] for key in site.uses if key in merged})
         except ValueError as error:
             raise ValueError(f"layer {site.path!r} ({site.kind}): {error}") from None
 

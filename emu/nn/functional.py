@@ -18,7 +18,6 @@ from emu import engine
 from emu.nn import border
 from emu.nn.audit import host
 from emu.nn.layer import Codes, Layer
-from emu.number import Format
 
 
 class _Linear:
@@ -90,7 +89,7 @@ class _Contract(Function):
         codes = operation.forward(layer, training, entered.codes, weights.codes, preloaded)
         out = Codes(codes, form, None)
         if layer.spec.y is not None:
-            out = layer.requantise("y", codes, form.frac, training)
+            out = layer.requantise("y", codes, form, training)
         ctx.saved = entered, weights, bias, out.passes
         ctx.layer, ctx.operation, ctx.training = layer, operation, training
         ctx.dtypes = x.dtype, w.dtype, None if b is None else b.dtype
@@ -113,8 +112,9 @@ class _Contract(Function):
                                         f"{layer.site}.grad_input")
         if ctx.needs_input_grad[1]:
             codes = operation.grad_weight(layer, training, x.codes, error.codes, w.codes.shape)
-            frac = x.form.frac + error.form.frac + layer.mac("grad_weight").result.format.frac
-            out = layer.requantise("grad_w", _masked(codes, w.passes), frac, training)
+            form = layer.mac("grad_weight").result.format
+            form = form.with_frac(x.form.frac + error.form.frac + form.frac)
+            out = layer.requantise("grad_w", _masked(codes, w.passes), form, training)
             grads[1] = border.to_tensor(out.codes, out.form, ctx.dtypes[1],
                                         f"{layer.site}.grad_w")
         if bias is not None and ctx.needs_input_grad[2]:
@@ -122,8 +122,8 @@ class _Contract(Function):
             mac = layer.mac("grad_bias")
             codes = layer.backend.matmul(layer.place("grad_bias", training), rows.T,
                                          np.ones((rows.shape[0], 1), np.int64), mac)[:, 0]
-            frac = error.form.frac + mac.result.format.frac
-            out = layer.requantise("grad_b", _masked(codes, bias.passes), frac, training)
+            form = mac.result.format.with_frac(error.form.frac + mac.result.format.frac)
+            out = layer.requantise("grad_b", _masked(codes, bias.passes), form, training)
             grads[2] = border.to_tensor(out.codes, out.form, ctx.dtypes[2],
                                         f"{layer.site}.grad_b")
         return *grads, None, None, None
@@ -167,7 +167,7 @@ class _MaxPool2d(Function):
         codes, frac = border.to_codes(x, name)
         out, index = engine.max_pool2d(codes, *windows)
         ctx.saved = index, x.shape[-2:], name
-        return border.to_tensor(out, _holding(out, frac), x.dtype, name)
+        return border.to_tensor(out, border.holding(out, frac), x.dtype, name)
 
     @staticmethod
     @once_differentiable
@@ -175,7 +175,8 @@ class _MaxPool2d(Function):
         index, size, name = ctx.saved
         error, frac = border.to_codes(grad, f"{name}.error")
         out = engine.max_pool2d_grad(error, index, size)
-        return border.to_tensor(out, _holding(out, frac), grad.dtype, f"{name}.error"), None, None
+        form = border.holding(out, frac)
+        return border.to_tensor(out, form, grad.dtype, f"{name}.error"), None, None
 
 
 def max_pool2d(layer: Layer, training: bool, x, kernel_size, stride=None, padding=0, dilation=1,
@@ -204,7 +205,7 @@ class _AvgPool2d(Function):
         codes, frac = border.to_codes(grad, name)
         error = _divide(layer, "error", _masked(codes, passes), divisor, frac, training)
         out = engine.window_spread(error.codes, shape[-2:], *windows)
-        return (border.to_tensor(out, _holding(out, error.form.frac), grad.dtype, name),
+        return (border.to_tensor(out, border.holding(out, error.form.frac), grad.dtype, name),
                 None, None, None, None)
 
 
@@ -215,11 +216,11 @@ def _divide(layer: Layer, name: str, codes, divisor, frac: int, training: bool) 
     """
     area = int(divisor.flat[0]) if divisor.size else 1
     if area & (area - 1) == 0 and (divisor == area).all():
-        frac += area.bit_length() - 1
+        form = border.holding(codes, frac + area.bit_length() - 1)
         if getattr(layer.spec, name) is not None:
-            return layer.requantise(name, codes, frac, training)
-        return Codes(codes, _holding(codes, frac), None)
-    return layer.divide(name, codes, divisor, frac, training)
+            return layer.requantise(name, codes, form, training)
+        return Codes(codes, form, None)
+    return layer.divide(name, codes, divisor, border.holding(codes, frac), training)
 
 
 def avg_pool2d(layer: Layer, training: bool, x, kernel_size, stride=None, padding=0,
@@ -258,12 +259,6 @@ class _Activation(Function):
 def activation(layer: Layer, training: bool, x):
     """Cast x by the spec's y, and in backward the error by the spec's error, where given."""
     return _Activation.apply(x, layer, training)
-
-
-def _holding(codes: np.ndarray, frac: int) -> Format:
-    """The narrowest signed format of these very codes."""
-    low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
-    return Format.holding(min(low, -1), high, frac)
 
 
 class _CrossEntropy(Function):

@@ -58,44 +58,43 @@ class Layer:
             else:
                 to = to.with_frac(last)
         codes, frac = border.to_codes_for(tensor, to, label)
-        return self._cast(name, codes, frac, to, training)
+        return self._cast(name, codes, border.holding(codes, frac), to, training)
 
-    def requantise(self, name: str, codes: np.ndarray, frac: int, training: bool) -> Codes:
-        """Codes cast by the spec's `name` (y, grad_w, grad_b)."""
+    def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
+        """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
         to = self.cast_of(name)
         if isinstance(to, Rule):
             last = self.fracs.get(name)
             if training or last is None:
-                to = engine.cast_for_codes(to, codes, frac, last)
+                to = engine.cast_for_codes(to, codes, form.frac, last)
             else:
                 to = to.with_frac(last)
-        return self._cast(name, codes, frac, to, training)
+        return self._cast(name, codes, form, to, training)
 
-    def _cast(self, name: str, codes: np.ndarray, frac: int, to: Cast, training: bool) -> Codes:
+    def _cast(self, name: str, codes: np.ndarray, form: Format, to: Cast, training: bool) -> Codes:
         if training and isinstance(getattr(self.spec, name), Rule):
             self.fracs[name] = to.format.frac
-        return self._codes(self.backend.cast(self.place(name, training), codes, frac, to), to)
+        return self._codes(self.backend.cast(self.place(name, training), codes, form, to), to)
 
     def _codes(self, found: engine.Casted, to: Cast) -> Codes:
         passes = None if to.overflow == Overflow.WRAP or not found.outside else found.inside
         return Codes(found.codes, to.format, passes)
 
-    def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, frac: int, training: bool
-               ) -> Codes:
-        """Codes (..., H, W) over whole divisors (H, W), in the spec's cast `name`."""
+    def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, form: Format,
+               training: bool) -> Codes:
+        """Codes (..., H, W) of `form` over whole divisors (H, W), in the spec's cast `name`."""
         to = self.cast_of(name)
         if isinstance(to, Rule):
             raise ValueError(f"layer {self.site!r}: {name} {to} divides by an area that is no "
                              "power of two, which needs a fixed binary point; give it a Cast")
-        found = self.backend.divide(self.place(name, training), codes, divisor, frac, to)
+        found = self.backend.divide(self.place(name, training), codes, divisor, form, to)
         return self._codes(found, to)
 
     def preload(self, bias: Codes, mac: MacSpec, frac: int, training: bool) -> np.ndarray:
         """Bias codes as codes of the accumulator, by a cast with the bias's own modes."""
         to = Cast(mac.result.format.with_frac(frac), self.spec.b.rounding, self.spec.b.overflow,
                   self.spec.b.rand_bits)
-        return self.backend.cast(self.place("preload", training), bias.codes, bias.form.frac,
-                                 to).codes
+        return self.backend.cast(self.place("preload", training), bias.codes, bias.form, to).codes
 
     def place(self, name: str, training: bool) -> Place:
         """The name of one operation of this layer."""

@@ -26,6 +26,7 @@ TABLE = {
     torch.conv2d: functional.conv2d,
     F.relu: functional.relu,
     F.max_pool2d: functional.max_pool2d,
+    F.max_pool2d_with_indices: functional.max_pool2d,  # refuses
     F.avg_pool2d: functional.avg_pool2d,
 }
 
@@ -60,8 +61,7 @@ class FixedModule(torch.nn.Module):
                       backend or Backend())
 
     def _install(self, site: str, spec: LayerSpec, backend: Backend) -> None:
-        parts = {name: getattr(spec, name) for name in self.uses}
-        self.layer = Layer(site, LayerSpec(**parts), backend)
+        self.layer = Layer(site, spec, backend)
         to_grid(self)
 
     def forward(self, *args, **kwargs):
@@ -96,6 +96,12 @@ class Conv2d(FixedModule, torch.nn.Conv2d):
     """torch.nn.Conv2d on codes: x, w, b, forward and three gradients in the spec's hardware."""
 
     uses = Linear.uses
+
+    def _install(self, site: str, spec: LayerSpec, backend: Backend) -> None:
+        if self.padding_mode != "zeros":
+            raise ValueError(f"layer {site!r}: padding_mode {self.padding_mode!r} adds gradients "
+                             "up in float; use padding_mode='zeros'")
+        super()._install(site, spec, backend)
 
 
 class ReLU(FixedModule, torch.nn.ReLU):
@@ -135,14 +141,15 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
             known = ", ".join(cls.__name__ for cls in FIXED)
             raise ValueError(f"module {name!r} ({type(module).__name__}): has no fixed version; "
                              f"there are {known}")
-    sites = {name: Site(name, type(module).__name__) for name, module in leaves}
+    fixed = {name: FIXED.get(type(module), type(module)) for name, module in leaves}
+    sites = {name: Site(name, cls.__name__, cls.uses) for name, cls in fixed.items()}
     unused = config.unused(list(sites.values()))
     if unused:
         raise ValueError(f"config {unused[0]}: matches no module; there are "
                          + ", ".join(f"{site.path} ({site.kind})" for site in sites.values()))
     specs = {name: config.resolve(site) for name, site in sites.items()}
     for name, module in leaves:
-        module.__class__ = FIXED.get(type(module), type(module))
+        module.__class__ = fixed[name]
         module._install(name, specs[name], backend)
     return model
 
@@ -155,7 +162,7 @@ def to_grid(module: FixedModule) -> None:
             label = f"{module.layer.site}.{name}"
             codes, frac = border.to_codes_for(parameter, update.weight, label)
             found = module.layer.backend.cast(module.layer.place(f"master.{name}", False), codes,
-                                              frac, update.weight)
+                                              border.holding(codes, frac), update.weight)
             with torch.no_grad():
                 parameter.copy_(border.to_tensor(found.codes, update.weight.format,
                                                  parameter.dtype, label))

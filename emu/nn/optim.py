@@ -65,8 +65,8 @@ class SGD(torch.optim.Optimizer):
             warnings.warn(f"{label}: lr {group['lr']} is code 0 of {spec.lr}; the weight will not "
                           "move", stacklevel=3)
         codes, frac = border.to_codes_for(parameter.grad, spec.grad, f"{label}.grad")
-        grad = layer.backend.cast(layer.place(f"update.{name}.grad", True), codes, frac,
-                                  spec.grad).codes
+        grad = layer.backend.cast(layer.place(f"update.{name}.grad", True), codes,
+                                  border.holding(codes, frac), spec.grad).codes
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros(parameter.shape, dtype=torch.int64)

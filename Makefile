@@ -1,0 +1,35 @@
+# Targets set up what they need: .venv with pinned packages, Icarus Verilog from apt if missing.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/demo
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: .venv/ready  ## train on digits, record a step, replay all vectors on the Verilog
+	rm -rf $(DEMO)
+	$(BIN)/emu train digits-mlp-int8 --out $(DEMO)/run --record $(DEMO)/step --baseline
+	$(BIN)/emu cosim
+	$(BIN)/emu cosim $(DEMO)/step
+
+test: .venv/ready  ## lint, then all tests
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest -q
+
+vectors: .venv/ready  ## write vectors/ again; the bytes must not change
+	$(BIN)/emu vectors --out vectors
+
+setup: .venv/ready  ## only install
+
+clean:  ## remove everything that was installed or built
+	rm -rf .venv build dist runs
+
+.venv/ready: pyproject.toml .ci/constraints.txt .ci/system-packages
+	@PYTHON=$(PYTHON) sh .ci/system-packages
+	@echo "installing the Python packages into .venv (a minute or two)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt \
+		-e '.[train,hw,dev]'
+	@touch $@
+
+.PHONY: help demo test vectors setup clean

@@ -1,0 +1,164 @@
+"""The commands: `emu train`, `emu vectors`, `emu cosim`, `emu diff`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Bit-exact fixed-point MAC hardware: train on it, write its vectors, "
+                       "replay them on RTL.")
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+
+
+class Simulator(str, Enum):
+    """The simulators that replay vectors."""
+
+    icarus = "icarus"
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe, or a YAML file")],
+    data: Annotated[str, typer.Option(help="digits, or mnist:DIR")] = "",
+    folder: Annotated[Path | None, typer.Option(
+        "--out", help="run folder; default runs/RECIPE")] = None,
+    record: Annotated[Path | None, typer.Option(
+        help="also write one training step as golden vectors in this folder")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run folder")] = False,
+    epochs: Annotated[int, typer.Option(help="instead of the recipe's")] = 0,
+    baseline: Annotated[bool, typer.Option(
+        "--baseline", help="also train the same network in float64")] = False,
+) -> None:
+    """Train a network with every sum in integer codes."""
+    from emu.lab.recipe import Recipe
+    from emu.lab.train import float_accuracy
+    from emu.lab.train import train as run_training
+
+    chosen = Recipe.load(recipe)
+    if data:
+        chosen = dataclasses.replace(chosen, data=data)
+    if epochs:
+        chosen = dataclasses.replace(
+            chosen, training=dataclasses.replace(chosen.training, epochs=epochs))
+    folder = folder or Path("runs") / Path(recipe).stem
+    with _progress() as report:
+        run = run_training(chosen, folder, resume, record, report)
+        twin = float_accuracy(chosen, report) if baseline else None
+    last = run.metrics[-1]
+    out.print(_telemetry(run.metrics))
+    out.print(f"test accuracy {100 * last['test_accuracy']:.2f} % after {last['epoch']} epochs"
+              + ("" if twin is None else f"; the same network in float: {100 * twin:.2f} %"))
+    out.print(f"run folder {folder}", soft_wrap=True)
+    if record:
+        out.print(f"recorded step {record}; replay it with: emu cosim {record}", soft_wrap=True)
+
+
+@app.command()
+def vectors(
+    spec: Annotated[str, typer.Argument(
+        help="'{a: s8, b: s8, acc: s20 sat}', 's16f8 -> s8f4 ties_even sat' or 'lfsr16'; "
+             "default: the standard set")] = "",
+    level: Annotated[int, typer.Option(min=1, max=2, help="2 has many more cases")] = 1,
+    folder: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("vectors"),
+) -> None:
+    """Write golden test vectors and their manifest."""
+    from emu import golden
+
+    with _progress() as report:
+        path = golden.write_vectors(folder, spec or None, level, report)
+    manifest = golden.read_manifest(path)
+    cases = sum(file.cases for file in manifest.files)
+    out.print(f"{len(manifest.files)} files, {cases} cases: {path}", soft_wrap=True)
+
+
+@app.command()
+def cosim(
+    manifest: Annotated[Path | None, typer.Argument(
+        help="manifest.json or its folder; default: the vectors that come with emu")] = None,
+    sim: Annotated[Simulator, typer.Option(help="simulator")] = Simulator.icarus,
+    rtl: Annotated[list[Path] | None, typer.Option(
+        help="Verilog that replaces ours; same module and port names")] = None,
+    waves: Annotated[Path | None, typer.Option(help="keep the waves in this file")] = None,
+    junit: Annotated[Path | None, typer.Option(help="write a JUnit XML report")] = None,
+) -> None:
+    """Replay vectors on the Verilog; exit status 1 at any difference."""
+    from emu import cosim as bench
+
+    with _progress() as report:
+        result = bench.replay(manifest or bench.default_vectors(), sim.value, rtl or (), waves,
+                              junit, progress=report)
+    for line in result.differences:
+        out.print(line, soft_wrap=True, markup=False)
+    out.print(f"{len(result.files)} files, {result.cases} cases, {result.mismatches} differences",
+              soft_wrap=True)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(a: Path, b: Path) -> None:
+    """Say where two runs or two vector sets first differ; exit status 1 if they do."""
+    if (a / "manifest.json").exists() or a.suffix == ".json":
+        from emu import golden
+
+        lines = golden.diff(a, b)
+    else:
+        from emu.lab.diff import diff_runs
+
+        lines = diff_runs(a, b)
+    for line in lines:
+        out.print(line, soft_wrap=True, markup=False)
+    if lines:
+        raise typer.Exit(1)
+
+
+def _telemetry(metrics: list[dict]) -> Table:
+    """Every MAC, and every cast that met a value out of range, over the whole training."""
+    table = Table(title="what the hardware did")
+    for heading in ("operation", "values", "out of range", "additions", "overflowed"):
+        table.add_column(heading, justify="left" if heading == "operation" else "right")
+    for name in metrics[-1]["counts"]:
+        total = {key: sum(line["counts"][name][key] for line in metrics)
+                 for key in metrics[-1]["counts"][name]}
+        steps = [f"{total['steps']:,}", f"{total['overflowed_steps']:,}"] if total["steps"] else []
+        if not steps and not total["overflowed"]:
+            continue
+        table.add_row(name, f"{total['values']:,}", f"{total['overflowed']:,}", *steps)
+    return table
+
+
+@contextmanager
+def _progress():
+    """A function (what, done, total) that shows what runs on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task("", total=None)
+
+        def report(what: str, done: int = 0, total: int | None = None) -> None:
+            bars.update(task, description=what, completed=done, total=total)
+
+        yield report
+
+
+def main() -> None:
+    """Run a command; bad input is one line on stderr and exit status 2."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        err.print(f"emu: {error}", style="red", soft_wrap=True, markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Experiments on the hardware: train a recipe, record a step, compare two runs."""

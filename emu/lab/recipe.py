@@ -1,0 +1,123 @@
+"""A recipe: network, training and hardware of one experiment, in YAML."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import yaml
+
+from emu import nn
+from emu.nn.modules import FIXED
+from emu.number import check_keys, unknown
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+KINDS = {cls.__name__: cls for cls in [*FIXED, nn.Activation]}
+
+
+@dataclass(frozen=True)
+class Training:
+    """SGD with momentum; the learning rate is multiplied by `decay` at each of `milestones`."""
+
+    epochs: int
+    batch: int
+    lr: float
+    momentum: float = 0.0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.5
+
+    def __post_init__(self):
+        for name in ("epochs", "batch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"recipe training.{name} {value!r}: needs a whole number of at "
+                                 "least 1")
+        for name in ("lr", "momentum", "decay"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 64:
+                raise ValueError(f"recipe training.{name} {value!r}: needs a number from 0 to 64")
+        if not isinstance(self.milestones, tuple | list):
+            raise ValueError(f"recipe training.milestones {self.milestones!r}: needs a list of "
+                             "epochs")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment. `network` names modules in order; `hardware` is an `emu.nn.Config`.
+
+    `record_batch` is the batch of a recorded step, small enough for an RTL simulator.
+    """
+
+    about: str
+    data: str
+    network: Mapping
+    training: Training
+    hardware: Mapping
+    seed: int = 0
+    record_batch: int = 8
+
+    def __post_init__(self):
+        for name, least in (("seed", 0), ("record_batch", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"recipe {name} {value!r}: needs a whole number of at least "
+                                 f"{least}")
+
+    @classmethod
+    def parse(cls, items: Mapping) -> Recipe:
+        """A recipe from its mapping; raises ValueError naming an unknown or missing key."""
+        check_keys(items, [f.name for f in fields(cls)], "recipe")
+        for key in ("about", "data", "network", "training", "hardware"):
+            if key not in items:
+                raise ValueError(f"recipe: {key!r} is missing")
+        training = items["training"]
+        check_keys(training, [f.name for f in fields(Training)], "recipe training")
+        for key in ("epochs", "batch", "lr"):
+            if key not in training:
+                raise ValueError(f"recipe training: {key!r} is missing")
+        return cls(**{**items, "training": Training(**training)})
+
+    @classmethod
+    def load(cls, name: str) -> Recipe:
+        """A shipped recipe by name, or a YAML file by path."""
+        shipped = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+        path = shipped.get(name, Path(name))
+        if not path.is_file():
+            raise unknown("recipe", name, shipped)
+        try:
+            return cls.parse(yaml.safe_load(path.read_text()))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+
+    def as_dict(self) -> dict:
+        """Plain values, in the order of the fields, for YAML and comparison."""
+        items = asdict(self)
+        items["training"]["milestones"] = list(self.training.milestones)
+        return items
+
+    def float_model(self, shape: tuple[int, ...]) -> torch.nn.Sequential:
+        """The network in float64 for images of `shape` (C, H, W), initialised from `seed`.
+
+        `in_features` and `in_channels` follow from the shape where they are left out.
+        """
+        torch.manual_seed(self.seed)
+        x = torch.zeros(1, *shape)
+        modules = OrderedDict()
+        for name, entry in self.network.items():
+            kind, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+            if kind not in KINDS:
+                raise unknown(f"module of network.{name}", kind, KINDS)
+            sized = {"Linear": {"in_features": x.shape[-1]},
+                     "Conv2d": {"in_channels": x.shape[1]}}.get(kind, {})
+            try:
+                modules[name] = KINDS[kind](**{**sized, **(arguments or {})})
+                with torch.no_grad():
+                    x = modules[name](x)
+            except (TypeError, RuntimeError, ValueError) as error:
+                raise ValueError(f"recipe network.{name} {entry}: on an input of "
+                                 f"{tuple(x.shape)}: {str(error).splitlines()[0]}") from None
+        return torch.nn.Sequential(modules).double()

@@ -1,0 +1,91 @@
+"""Record a training step: a backend that keeps what every operation was given and gave."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emu import engine, reference
+from emu.golden import CastTrace, MacTrace, UpdateTrace
+from emu.nn.backend import Backend, Place
+from emu.number import Cast, Rounding
+
+
+class Recorder(Backend):
+    """Computes as `Backend` does, and keeps a trace of each operation in `traces`."""
+
+    def __init__(self, backend: Backend):
+        super().__init__(backend.seed)
+        self.step = backend.step
+        self.traces: list[CastTrace | MacTrace | UpdateTrace] = []
+        self._names: dict[str, int] = {}
+
+    def cast(self, place, codes, form, to):
+        rand, loads = self._drawn(place, codes.shape, to)
+        found = super().cast(place, codes, form, to)
+        self.traces.append(CastTrace(self._name(place), form, to, _list(codes), _list(found.codes),
+                                     rand, loads))
+        return found
+
+    def divide(self, place, codes, divisor, form, to):
+        raise ValueError(f"{place.site}.{place.name}: divides by an area that is no power of two, "
+                         "and no RTL unit divides; use a window of a power of two to record it")
+
+    def matmul(self, place, a, b, mac, bias=None):
+        out = super().matmul(place, a, b, mac, bias)
+        spread = None if bias is None else np.broadcast_to(bias, out.shape)
+        return self._keep(place, mac, reference.matmul_terms(a.tolist(), b.tolist()), spread, out)
+
+    def conv2d(self, place, x, w, mac, bias=None, **geometry):
+        out = super().conv2d(place, x, w, mac, bias, **geometry)
+        terms = reference.conv2d_terms(x.tolist(), w.tolist(), block=mac.block, **_pairs(geometry))
+        spread = None if bias is None else np.broadcast_to(bias[:, None, None], out.shape)
+        return self._keep(place, mac, terms, spread, out)
+
+    def conv2d_grad_input(self, place, error, w, mac, size, **geometry):
+        out = super().conv2d_grad_input(place, error, w, mac, size, **geometry)
+        terms = reference.conv2d_grad_input_terms(error.tolist(), w.tolist(), size,
+                                                  block=mac.block, **_pairs(geometry))
+        return self._keep(place, mac, terms, None, out)
+
+    def conv2d_grad_weight(self, place, x, error, mac, kernel, **geometry):
+        out = super().conv2d_grad_weight(place, x, error, mac, kernel, **geometry)
+        terms = reference.conv2d_grad_weight_terms(x.tolist(), error.tolist(), kernel,
+                                                   **_pairs(geometry))
+        return self._keep(place, mac, terms, None, out)
+
+    def sgd(self, place, weight, momentum, grad, lr, mu, spec):
+        drawn = [self._drawn(place._replace(name=f"{place.name}.{what}"), weight.shape, to)
+                 for what, to in (("momentum", spec.momentum), ("weight", spec.weight))]
+        found = super().sgd(place, weight, momentum, grad, lr, mu, spec)
+        self.traces.append(UpdateTrace(
+            self._name(place), spec, lr, mu, _list(weight), _list(momentum), _list(grad),
+            _list(found.weight), _list(found.momentum), rand_momentum=drawn[0][0],
+            rand_weight=drawn[1][0], loads_momentum=drawn[0][1], loads_weight=drawn[1][1]))
+        return found
+
+    def _keep(self, place, mac, terms, bias, out):
+        self.traces.append(MacTrace(self._name(place), mac, terms,
+                                    None if bias is None else _list(bias), _list(out)))
+        return out
+
+    def _name(self, place: Place) -> str:
+        """The trace's name; a later call of the same operation is numbered."""
+        name = f"{place.site}.{place.name}"
+        calls = self._names[name] = self._names.get(name, 0) + 1
+        return name if calls == 1 else f"{name}.{calls}"
+
+    def _drawn(self, place: Place, shape: tuple, to: Cast) -> tuple[list | None, list | None]:
+        """The operands the next cast at `place` will draw, and the words that load its LFSRs."""
+        if to.rounding != Rounding.STOCHASTIC:
+            return None, None
+        loads = self.loads(place)
+        return _list(engine.random_operands(shape, to.rand_bits, loads)), _list(loads)
+
+
+def _list(codes: np.ndarray) -> list[int]:
+    return np.asarray(codes).reshape(-1).tolist()
+
+
+def _pairs(geometry: dict) -> dict:
+    return {key: value if key == "groups" or not isinstance(value, int) else (value, value)
+            for key, value in geometry.items()}

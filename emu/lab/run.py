@@ -1,0 +1,147 @@
+"""The run folder: what a training leaves behind, each file written whole or not at all.
+
+config.yaml          the recipe, and the hardware of every layer as it was resolved
+metrics.jsonl        one line per epoch: loss, accuracy, and what overflowed at every operation
+weights.safetensors  master weights and operands as integer codes, their formats in the header
+curves.png           loss, accuracy and overflows over the epochs
+checkpoint.pt        the state after the last epoch, for --resume
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save
+
+from emu import __version__, nn
+from emu.engine import narrowed
+from emu.lab.recipe import Recipe
+
+CONFIG, METRICS, WEIGHTS, CURVES, CHECKPOINT = (
+    "config.yaml", "metrics.jsonl", "weights.safetensors", "curves.png", "checkpoint.pt")
+
+
+class Run:
+    """A run folder and the metrics in it."""
+
+    def __init__(self, path: Path, metrics: list[dict]):
+        self.path, self.metrics = path, metrics
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, model: torch.nn.Module) -> Run:
+        """A new run folder; raises ValueError if it exists or cannot be written."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"run folder {path}: exists already; --resume continues it, --out "
+                             "names another")
+        layers = {name: {key: str(value) for key, value in vars(layer.spec).items()
+                         if value is not None} for name, layer in nn.layers(model).items()}
+        config = {"emu": __version__, "recipe": recipe.as_dict(), "layers": layers}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+        except OSError as error:
+            raise ValueError(f"run folder {path}: cannot be written ({error.strerror}); --out "
+                             "names another") from None
+        return cls(path, [])
+
+    @classmethod
+    def resume(cls, path: Path, recipe: Recipe) -> Run:
+        """The run in `path`; raises ValueError if there is none, or it is of another recipe."""
+        if not (path / CONFIG).is_file():
+            raise ValueError(f"run folder {path}: has no {CONFIG} to resume; leave --resume out "
+                             "to start")
+        config = yaml.safe_load((path / CONFIG).read_text())
+        for key, value in recipe.as_dict().items():
+            if config["recipe"].get(key) != value and key != "training":
+                raise ValueError(f"run folder {path}: was started with another {key}; resume with "
+                                 "that recipe, or start in another folder")
+        lines = []
+        if (path / CHECKPOINT).is_file():
+            lines = (path / METRICS).read_text().splitlines()
+        return cls(path, [json.loads(line) for line in lines])
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done."""
+        return len(self.metrics)
+
+    def state(self) -> dict:
+        """The state after the last epoch."""
+        return torch.load(self.path / CHECKPOINT, weights_only=True)["state"]
+
+    def add_epoch(self, metrics: dict, state: dict) -> None:
+        """Keep the metrics and the state of one more epoch."""
+        self.metrics.append(metrics)
+        buffer = io.BytesIO()
+        torch.save({"state": state, "metrics": json.dumps(self.metrics)}, buffer)
+        write(self.path / CHECKPOINT, buffer.getvalue())
+        write(self.path / METRICS,
+              "".join(json.dumps(line) + "\n" for line in self.metrics).encode())
+
+    def finish(self, model: torch.nn.Module) -> None:
+        """Write the weights as codes, and the curves."""
+        tensors, formats = codes(model)
+        # One metadata entry, as safetensors writes several in no defined order.
+        write(self.path / WEIGHTS, save(tensors, {"formats": json.dumps(formats)}))
+        write(self.path / CURVES, curves(self.metrics))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+@torch.no_grad()
+def codes(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Integer tensors and their formats: masters (`fc1.weight`) and MAC operands (`fc1.w`)."""
+    tensors, formats = {}, {}
+    for site, layer in nn.layers(model).items():
+        module = model.get_submodule(site)
+        for name, operand in (("weight", "w"), ("bias", "b")):
+            parameter = getattr(module, name, None)
+            if parameter is None:
+                continue
+            master = nn.master_codes(parameter, layer.spec.update, f"{site}.{name}")
+            entered = layer.enter(operand, parameter, training=False)
+            for key, array, form in (
+                    (f"{site}.{name}", master, layer.spec.update.weight.format),
+                    (f"{site}.{operand}", entered.codes, entered.form)):
+                tensors[key] = torch.from_numpy(narrowed(array, form)).contiguous()
+                formats[key] = str(form)
+    return tensors, formats
+
+
+def curves(metrics: list[dict]) -> bytes:
+    """Loss, accuracy and the share of overflowing additions per epoch, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, overflow = figure.subplots(1, 3)
+    epochs = [line["epoch"] for line in metrics]
+    loss.plot(epochs, [line["loss"] for line in metrics])
+    loss.set(title="training loss", xlabel="epoch", yscale="log")
+    accuracy.plot(epochs, [100 * line["test_accuracy"] for line in metrics])
+    accuracy.set(title="test accuracy, %", xlabel="epoch")
+    for name in metrics[-1]["counts"]:
+        counts = [line["counts"][name] for line in metrics]
+        if any(count["overflowed_steps"] for count in counts):
+            overflow.plot(epochs, [100 * c["overflowed_steps"] / c["steps"] for c in counts],
+                          label=name)
+    overflow.set(title="additions that overflowed, %", xlabel="epoch")
+    if overflow.lines:
+        overflow.set_yscale("log")
+        overflow.legend(fontsize="x-small")
+    else:
+        overflow.text(0.5, 0.5, "none", ha="center", transform=overflow.transAxes)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

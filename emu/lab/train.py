@@ -1,0 +1,150 @@
+"""Train a recipe bit-exactly, into a run folder that can be resumed, compared and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from emu import golden, nn
+from emu.lab.data import Images, load
+from emu.lab.recipe import Recipe
+from emu.lab.record import Recorder
+from emu.lab.run import Run
+from emu.nn.backend import Backend
+
+Progress = Callable[..., None]  # what runs, and optionally how many of how many are done
+
+
+class Machine(NamedTuple):
+    """A fixed model with what changes while it trains."""
+
+    model: torch.nn.Module
+    optimizer: nn.SGD
+    backend: Backend
+
+    @classmethod
+    def build(cls, recipe: Recipe, images: Images) -> Machine:
+        """The recipe's network on its hardware, as it is before the first step."""
+        backend = Backend(recipe.seed)
+        model = nn.fix(recipe.float_model(images.train_x.shape[1:]), recipe.hardware, backend)
+        return cls(model, nn.SGD(model, recipe.training.lr, recipe.training.momentum), backend)
+
+    def state(self) -> dict:
+        """Everything the next step depends on."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "step": self.backend.step,
+                "fracs": {name: layer.fracs for name, layer in nn.layers(self.model).items()}}
+
+    def load(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.backend.step = state["step"]
+        for name, layer in nn.layers(self.model).items():
+            layer.fracs = dict(state["fracs"][name])
+
+
+def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None = None,
+          progress: Progress | None = None) -> Run:
+    """Train on the hardware and leave a run folder; with `record` also one step as vectors.
+
+    Bit-exact: the weights are the same bytes for any number of threads, and for a run that was
+    stopped after an epoch and resumed. Raises ValueError for a folder that is already a run
+    (unless `resume`), and for a recipe whose hardware is not complete.
+    """
+    images = load(recipe.data)
+    machine = Machine.build(recipe, images)
+    run = Run.resume(out, recipe) if resume else Run.create(out, recipe, machine.model)
+    if run.epochs:
+        machine.load(run.state())
+    for epoch in range(run.epochs, recipe.training.epochs):
+        metrics = _epoch(recipe, images, machine, epoch, progress)
+        run.add_epoch(metrics, machine.state())
+    run.finish(machine.model)
+    if record is not None:
+        record_step(recipe, images, machine, record, progress)
+    return run
+
+
+def float_accuracy(recipe: Recipe, progress: Progress | None = None) -> float:
+    """Test accuracy of the same network, data and schedule in plain float64 torch."""
+    images = load(recipe.data)
+    model = recipe.float_model(images.train_x.shape[1:])
+    optimizer = torch.optim.SGD(model.parameters(), recipe.training.lr, recipe.training.momentum)
+    for epoch in range(recipe.training.epochs):
+        _set_rate(optimizer, recipe, epoch)
+        for x, y in _batches(recipe, images, epoch, progress, "float epoch"):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return _accuracy(model, images.test_x, images.test_y)
+
+
+def record_step(recipe: Recipe, images: Images, machine: Machine, out: Path,
+                progress: Progress | None = None) -> Path:
+    """Write the training step that would come next, on a small batch, as golden vectors."""
+    copy = Machine.build(recipe, images)
+    copy.load(machine.state())
+    recorder = Recorder(copy.backend)
+    for layer in nn.layers(copy.model).values():
+        layer.backend = recorder
+    x, y = next(_batches(recipe, images, recipe.training.epochs, None, ""))
+    x, y = x[:recipe.record_batch], y[:recipe.record_batch]
+    copy.model.train()
+    _step(copy, x, y)
+    about = {"about": f"training step {machine.backend.step} of: {recipe.about}",
+             "batch": len(x), "seed": recipe.seed}
+    return golden.write_step(out, recorder.traces, about, progress)
+
+
+def _epoch(recipe: Recipe, images: Images, machine: Machine, epoch: int,
+           progress: Progress | None) -> dict:
+    """One pass over the training data; the metrics of the epoch."""
+    machine.model.train()
+    machine.backend.counts.clear()
+    _set_rate(machine.optimizer, recipe, epoch)
+    losses = [_step(machine, x, y)
+              for x, y in _batches(recipe, images, epoch, progress, f"epoch {epoch + 1}")]
+    return {"epoch": epoch + 1, "lr": machine.optimizer.param_groups[0]["lr"],
+            "loss": float(np.mean(losses)),
+            "test_accuracy": _accuracy(machine.model, images.test_x, images.test_y),
+            "counts": {f"{site}.{name}": vars(counts) for (site, name), counts
+                       in machine.backend.counts.items()}}
+
+
+def _step(machine: Machine, x: torch.Tensor, y: torch.Tensor) -> float:
+    with nn.audit():
+        loss = nn.cross_entropy(machine.model(x), y)
+        machine.optimizer.zero_grad()
+        loss.backward()
+        machine.optimizer.step()
+    return loss.item()
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
+    passed = sum(epoch >= milestone for milestone in recipe.training.milestones)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.training.lr * recipe.training.decay**passed
+
+
+def _batches(recipe: Recipe, images: Images, epoch: int, progress: Progress | None, what: str):
+    """The training data of one epoch in an order that depends on seed and epoch only."""
+    order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images.train_x))
+    for start in range(0, len(order), recipe.training.batch):
+        chosen = order[start:start + recipe.training.batch]
+        yield torch.from_numpy(images.train_x[chosen]), torch.from_numpy(images.train_y[chosen])
+        if progress:
+            progress(what, start + len(chosen), len(order))
+
+
+@torch.no_grad()
+def _accuracy(model: torch.nn.Module, x: np.ndarray, y: np.ndarray) -> float:
+    model.eval()
+    right = sum(int((model(torch.from_numpy(x[i:i + 500])).argmax(1).numpy() == y[i:i + 500]).sum())
+                for i in range(0, len(x), 500))
+    return right / len(x)
