@@ -49,8 +49,9 @@ class Overflow(IntEnum):
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    folded = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(str(name).lower(), folded, n=1)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(known)}")
 
 

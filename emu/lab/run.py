@@ -55,11 +55,13 @@ class Run:
         if not (path / CONFIG).is_file():
             raise ValueError(f"run folder {path}: has no {CONFIG} to resume; leave --resume out "
                              "to start")
-        config = yaml.safe_load((path / CONFIG).read_text())
-        for key, value in recipe.as_dict().items():
-            if config["recipe"].get(key) != value and key != "training":
+        config, wanted = yaml.safe_load((path / CONFIG).read_text()), recipe.as_dict()
+        config["recipe"]["training"]["epochs"] = recipe.training.epochs  # may grow
+        for key, value in wanted.items():
+            if config["recipe"].get(key) != value:
                 raise ValueError(f"run folder {path}: was started with another {key}; resume with "
                                  "that recipe, or start in another folder")
+        write(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
         lines = []
         if (path / CHECKPOINT).is_file():
             lines = (path / METRICS).read_text().splitlines()

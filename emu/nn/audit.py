@@ -23,8 +23,8 @@ _EXACT = {
     "argsort", "cat", "clone", "constant_pad_nd", "copy_", "empty_like", "equal", "fill_", "flip",
     "full_like", "gather", "index", "index_select", "isfinite", "masked_fill", "max", "min",
     "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "nonzero", "ones_like",
-    "repeat", "roll", "select_backward", "select_scatter", "slice_backward", "slice_scatter", "sort",
-    "stack", "topk", "tril", "triu", "where", "zero_", "zeros_like",
+    "repeat", "roll", "select_backward", "select_scatter", "slice_backward", "slice_scatter",
+    "sort", "stack", "topk", "tril", "triu", "where", "zero_", "zeros_like",
 }
 
 

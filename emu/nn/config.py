@@ -42,13 +42,14 @@ class Config:
 
     @classmethod
     def parse(cls, config: Config | Mapping | str | Path) -> Config:
-        """A Config from a mapping, a YAML text, or the path of a YAML file."""
+        """A Config from a mapping, the path of a YAML file, or a YAML text."""
         if isinstance(config, Config):
             return config
-        if isinstance(config, Path):
-            config = config.read_text()
         if isinstance(config, str):
             config = yaml.safe_load(config)
+            config = Path(config) if isinstance(config, str) else config  # one word is a path
+        if isinstance(config, Path):
+            config = yaml.safe_load(config.read_text())
         check_keys(config, ["default", "by_type", "by_name"], "config")
         return cls(**config)
 
@@ -64,8 +65,14 @@ class Config:
             raise ValueError(f"layer {site.path!r} ({site.kind}): {error}") from None
 
     def unused(self, sites: list[Site]) -> list[str]:
-        """The types and name patterns that match none of `sites`."""
-        kinds, paths = {site.kind for site in sites}, [site.path for site in sites]
-        return ([f"by_type.{kind}" for kind in self.by_type if kind not in kinds]
-                + [f"by_name.{pattern}" for pattern in self.by_name
-                   if not any(fnmatchcase(path, pattern) for path in paths)])
+        """The types, name patterns and settings of theirs that no module of `sites` takes."""
+        groups = [("by_type", self.by_type, lambda site, kind: site.kind == kind),
+                  ("by_name", self.by_name, lambda site, name: fnmatchcase(site.path, name))]
+        found = []
+        for part, group, matches in groups:
+            for name, layer in group.items():
+                uses = [site.uses for site in sites if matches(site, name)]
+                taken = {key for keys in uses for key in keys}
+                found += ([f"{part}.{name}"] if not uses else
+                          [f"{part}.{name}.{key}" for key in layer if key not in taken])
+        return found

@@ -32,8 +32,11 @@ class SGD(torch.optim.Optimizer):
                 if module.layer.spec.update is None:
                     raise ValueError(f"layer {path!r}: has no update; the configuration must give "
                                      "it weight, momentum, grad, lr and mu")
-                if parameter not in self.layers:
-                    self.layers[parameter] = module.layer
+                first = self.layers.setdefault(parameter, module.layer)
+                if first.spec.update != module.layer.spec.update:
+                    raise ValueError(f"layer {path!r}: shares its {name} with {first.site!r}, "
+                                     "which updates it otherwise; give both the same update")
+                if first is module.layer:
                     groups.append({"params": [parameter], "name": name})
         missing = [name for name, parameter in model.named_parameters()
                    if parameter not in self.layers]

@@ -1,0 +1,65 @@
+"""The Verilog around the units: one stream and one unit for each vector file. Wiring only."""
+
+from __future__ import annotations
+
+from emu.golden.units import Field
+from emu.golden.vectors import VectorFile
+
+# What a unit's ports beside its columns are connected to; {i} is the number of the file.
+_CLOCK = {"clk_i": "clk_{i}", "rst_ni": "rst_n_{i}"}
+CONTROLS = {
+    "quantizer": {"rounding_i": "4'd0"},
+    "mac": {**_CLOCK, "en_i": "en_{i}", "valid_i": "valid_{i}", "step_o": "step_{i}"},
+    "lfsr": {**_CLOCK, "en_i": "en_{i} && valid_{i}", "valid_o": "step_{i}"},
+}
+
+
+def top(files: list[VectorFile], bubbles: bool = False) -> str:
+    """The module `top`; file i is read from i.hex and reported in i.log."""
+    return "module top;\n" + "\n".join(_pair(i, f, bubbles) for i, f in enumerate(files)) \
+        + "endmodule\n"
+
+
+def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
+    width = 4 * sum(field.digits for field in file.fields)
+    clocked = file.latency > 0
+    setup = {"FILE": f'"{i}.hex"', "LOG": f'"{i}.log"', "WIDTH": width}
+    if clocked:
+        setup["BUBBLES"] = int(bubbles)
+    drive, check = (f"drive_{i}", f"check_{i}") if clocked else (f"line_{i}",) * 2
+    names = ["clk", "rst_n", "en", "valid", "step"] if clocked else []
+    wires = [f"wire {', '.join(f'{name}_{i}' for name in names)};"] if clocked else []
+    wires.append(f"wire [{width - 1}:0] {', '.join({drive: 0, check: 0})}, answer_{i};")
+
+    ports, answer, low = {}, [], width
+    for field in file.fields:
+        low -= 4 * field.digits
+        bits = f"[{low + field.width - 1}:{low}]"
+        if field.dir == "in":
+            ports[field.name] = drive + bits
+            answer.append(f"{check}[{low + 4 * field.digits - 1}:{low}]")
+        else:
+            ports[field.name] = f"{field.name}_{i}"
+            wires.append(f"wire [{field.width - 1}:0] {field.name}_{i};")
+            answer += [f"{_padding(field)}'d0"] * (_padding(field) > 0) + [ports[field.name]]
+    ports |= {port: wire.format(i=i) for port, wire in CONTROLS[file.unit].items()}
+
+    stream = {"line_o": drive, "answer_i": f"answer_{i}"}
+    if clocked:
+        stream = {"clk_o": f"clk_{i}", "rst_no": f"rst_n_{i}", "en_o": f"en_{i}",
+                  "valid_o": f"valid_{i}", "step_i": f"step_{i}", "drive_o": drive,
+                  "check_o": check, "answer_i": f"answer_{i}"}
+    kind = "stream_clocked" if clocked else "stream_combinational"
+    return "".join(f"  {line}\n" for line in [
+        f"// {file.name}", *wires, f"assign answer_{i} = {{{', '.join(answer)}}};",
+        _instance(kind, f"file_{i}", setup, stream),
+        _instance(file.unit, f"unit_{i}", file.parameters, ports)])
+
+
+def _padding(field: Field) -> int:
+    return 4 * field.digits - field.width
+
+
+def _instance(module: str, name: str, parameters: dict, ports: dict) -> str:
+    joined = lambda pairs: ", ".join(f".{k}({v})" for k, v in pairs.items())  # noqa: E731
+    return f"{module} #({joined(parameters)}) {name} ({joined(ports)});"

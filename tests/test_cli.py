@@ -1,0 +1,155 @@
+"""The commands as a user types them: what they print, their exit status, and bad input."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from emu import cli, cosim
+
+ROOT = Path(__file__).parents[1]
+SPEC = "{a: s8, b: s8, acc: s16 sat, lanes: 2}"
+
+
+@pytest.fixture
+def emu(monkeypatch, capfd, tmp_path):
+    """Run a command in an empty folder: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["emu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        out, err = capfd.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def test_train_writes_a_run_and_prints_its_telemetry(emu, tmp_path):
+    status, out, err = emu("train", "digits-mlp-int8", "--epochs", "1", "--record", "step")
+    assert (status, err) == (0, "")
+    assert "fc2.grad_input" in out
+    assert "test accuracy" in out
+    assert (tmp_path / "runs" / "digits-mlp-int8" / "weights.safetensors").is_file()
+    assert emu("cosim", "step")[0] == 0
+
+
+def test_train_resumes_and_diff_finds_runs_equal(emu):
+    emu("train", "digits-mlp-int8", "--epochs", "1", "--out", "a")
+    assert emu("train", "digits-mlp-int8", "--epochs", "2", "--out", "a", "--resume")[0] == 0
+    emu("train", "digits-mlp-int8", "--epochs", "2", "--out", "b")
+    assert emu("diff", "a", "b") == (0, "", "")
+
+
+def test_vectors_of_a_spec_replay(emu):
+    status, out, _ = emu("vectors", SPEC, "--out", "mine")
+    assert (status, out.split()[1]) == (0, "files,")
+    status, out, _ = emu("cosim", "mine", "--junit", "report.xml")
+    assert status == 0
+    assert out.rstrip().endswith(" 0 differences")
+    assert "<testsuite" in Path("report.xml").read_text()
+
+
+def test_vectors_are_the_same_bytes_again(emu):
+    emu("vectors", SPEC, "--out", "a")
+    emu("vectors", SPEC, "--out", "b")
+    assert emu("diff", "a", "b") == (0, "", "")
+
+
+def test_mutated_rtl_exits_1_and_prints_an_equation(emu, tmp_path):
+    emu("vectors", SPEC, "--out", "mine")
+    mac = (cosim.hardware() / "rtl" / "mac.v").read_text()
+    mutant = tmp_path / "mac.v"
+    mutant.write_text(mac.replace("a_wide * b_wide", "a_wide * b_wide + 1'b1"))
+    status, out, _ = emu("cosim", "mine", "--rtl", mutant)
+    assert status == 1
+    assert "=> acc_o=" in out
+    assert "expected" in out
+
+
+def test_diff_of_vector_sets_names_file_and_line(emu):
+    emu("vectors", SPEC, "--out", "a")
+    emu("vectors", SPEC.replace("sat", "wrap"), "--out", "b")
+    status, out, _ = emu("diff", "a", "b")
+    assert (status, bool(out)) == (1, True)
+
+
+def test_help_lists_the_commands(emu):
+    status, out, _ = emu("--help")
+    assert status == 0
+    assert all(name in out for name in ("train", "vectors", "cosim", "diff"))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train", "digits-mpl-int8"],
+     "unknown recipe 'digits-mpl-int8': did you mean 'digits-mlp-int8'"),
+    (["train", "digits-mlp-int8", "--data", "mnist:nowhere"], "nowhere: does not exist"),
+    (["train", "digits-mlp-int8", "--data", "cifar"], "write digits, or mnist:DIR"),
+    (["train", "digits-mlp-int8", "--resume"], "has no config.yaml to resume"),
+    (["train", "digits-mlp-int8", "--epochs", "-1"], "epochs -1: needs a whole number"),
+    (["vectors", "{a: s8, b: s8, acc: s70}"], "format width 70: needs a whole number from 1 to 64"),
+    (["vectors", "{a: s8, b: s8, acc: s20 satt}"], "'satt': did you mean 'sat'"),
+    (["vectors", "{a: s8, b: s8, product: s14f-2, acc: s20}"], "their frac differs (-2 and 0)"),
+    (["vectors", "{a: s8, b: s8, acc: s20 stochastic16}"], "a MAC has no random operand"),
+    (["vectors", "{a: s32, b: s32, acc: s62, lanes: 4}"], "leaves int64"),
+    (["vectors", "s0 -> s8"], "format width 0: needs a whole number"),
+    (["cosim", "nowhere"], "nowhere"),
+    (["diff", "nowhere", "elsewhere"], "nowhere: has no config.yaml"),
+])
+def test_bad_input_is_one_line_and_exit_status_2(emu, tmp_path, arguments, message):
+    status, out, err = emu(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.startswith("emu: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_option_exits_2(emu):
+    assert emu("train", "digits-mlp-int8", "--epoch", "3")[0] == 2
+
+
+def test_output_folder_that_is_not_ours_is_kept(emu, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    status, _, err = emu("vectors", SPEC, "--out", "mine")
+    assert status == 2
+    assert "mine" in err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_output_folder_under_a_file_is_refused(emu, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments in (["vectors", SPEC, "--out", "file/out"],
+                      ["train", "digits-mlp-int8", "--out", "file/out"]):
+        status, _, err = emu(*arguments)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "cannot be written" in err
+
+
+def test_truncated_and_altered_vectors_are_refused(emu, tmp_path):
+    emu("vectors", SPEC, "--out", "mine")
+    file = next((tmp_path / "mine").rglob("*.hex"))
+    whole = file.read_bytes()
+    for spoiled in (whole[:-4], whole.replace(b"f", b"e", 1)):
+        file.write_bytes(spoiled)
+        status, _, err = emu("cosim", "mine")
+        assert (status, err.count("\n")) == (2, 1)
+        assert file.name in err
+
+
+def test_missing_simulator_is_one_line_with_the_way_out(emu, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    status, _, err = emu("cosim")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "iverilog" in err
+    assert "install" in err
+
+
+def test_the_simulator_is_here():
+    # A missing simulator must fail the build, not skip its tests.
+    assert shutil.which("iverilog")
+    assert shutil.which("vvp")

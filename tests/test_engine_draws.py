@@ -1,0 +1,54 @@
+"""Load words and random operands, against the definition."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu import engine, reference
+
+SITES = st.text(max_size=12) | st.sampled_from(["", "conv1", "bloß.ключ", "层.0", "a:b:c", "🙂"])
+COUNTS = st.integers(0, 2**64)
+WORDS = st.lists(st.integers(1, 2**32 - 1), min_size=16, max_size=16)
+
+
+@given(COUNTS, COUNTS, SITES, st.sampled_from(["forward", "grad_input", "réseau"]), COUNTS)
+def test_load_words_agree_for_every_name(seed, step, site, pass_, call):
+    want = reference.load_words(seed, step, site, pass_, call)
+    assert engine.load_words(seed, step, site, pass_, call).tolist() == want
+
+
+@given(st.integers(0, 70), st.integers(1, 32), WORDS)
+def test_random_operands_agree(count, rand_bits, loads):
+    want = reference.random_operands(count, rand_bits, loads)
+    assert engine.random_operands(count, rand_bits, loads).tolist() == want
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5, 0), (3, 4, 5)])
+def test_elements_draw_in_row_major_order(shape):
+    loads = engine.load_words(1, 2, "site", "forward", 0)
+    want = reference.random_operands(int(np.prod(shape)), 7, loads.tolist())
+    got = engine.random_operands(shape, 7, loads)
+    assert (got.shape, got.reshape(-1).tolist()) == (shape, want)
+
+
+def test_drawing_leaves_the_load_words_as_they_were():
+    loads = engine.load_words(0, 0, "site", "forward", 0)
+    want = loads.tolist()
+    engine.random_operands(40, 8, loads)
+    assert loads.tolist() == want
+
+
+def test_a_draw_is_repeated_exactly():
+    want, got = (engine.random_operands((9, 9), 32, engine.load_words(7, 1, "fc", "update", 3))
+                 for _ in range(2))
+    assert want.tobytes() == got.tobytes()
+
+
+def test_operands_drive_the_stochastic_cast_as_defined():
+    to = reference.Cast.parse("s6 stochastic5 sat")
+    loads = reference.load_words(3, 0, "act", "forward", 0)
+    codes = list(range(-100, 100))
+    want = [reference.cast(x, 3, to, rand) for x, rand in
+            zip(codes, reference.random_operands(len(codes), 5, loads), strict=True)]
+    assert engine.cast(codes, 3, to, engine.random_operands(200, 5, loads)).tolist() == want

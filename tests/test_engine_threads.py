@@ -1,0 +1,70 @@
+"""One thread or two: every operation writes the same bytes."""
+
+import numba
+import numpy as np
+import pytest
+from engine_cases import filled
+
+from emu import Cast, Format, MacSpec, UpdateSpec, engine
+
+S8, S20 = Format(8), Format(20)
+X, W = filled((3, 4, 7, 7), S8, 0), filled((6, 2, 3, 3), S8, 1)
+ERROR = filled((3, 6, 4, 4), S8, 2)
+ROWS, COLUMNS, BIAS = filled((9, 20), S8, 3), filled((20, 300), S8, 4), filled((300,), S8, 5)
+FLOATS = filled((7, 31), S20, 6) / 64.0
+OPERANDS = engine.random_operands((7, 31), 8, engine.load_words(0, 0, "site", "forward", 0))
+GEOMETRY = {"stride": 2, "padding": 1, "groups": 2}
+MAC = MacSpec.parse("{a: s8, b: s8, product: s14f-1 ties_even, acc: s16f-1 sat, lanes: 2}")
+EXACT = MacSpec.parse("{a: s8, b: s8, acc: s24}")
+TWO_LEVEL = MacSpec.parse("{a: s8, b: s8, acc: s16 sat, tile: 4, outer: s18f-1 ties_odd sat}")
+TO, DITHER = Cast.parse("s8 ties_even sat"), Cast.parse("s8 stochastic8 sat")
+SPEC = UpdateSpec.parse({"weight": "s12f4 stochastic8 sat", "momentum": "s12f4 to_neg sat",
+                         "grad": "s8f4", "lr": "u6f6", "mu": "u4f4"})
+
+
+def update():
+    weight, momentum = filled((7, 31), Format(12), 7), filled((7, 31), Format(12), 8)
+    return engine.sgd(weight, momentum, filled((7, 31), S8, 9), 40, 14, SPEC, None, OPERANDS)
+
+
+def counted(operation, shape, *arguments, **options):
+    count = np.zeros(shape, np.int64)
+    return operation(*arguments, overflowed=count, **options), count
+
+
+OPERATIONS = {
+    "cast": lambda: engine.cast_full(FLOATS.astype(int), 3, TO),
+    "stochastic cast": lambda: engine.cast_full(FLOATS.astype(int), 3, DITHER, OPERANDS),
+    "quantize": lambda: [engine.quantize(FLOATS, TO)],
+    "exact matmul": lambda: [engine.matmul(ROWS, COLUMNS, EXACT)],
+    "stepped matmul": lambda: counted(engine.matmul, (9, 300), ROWS, COLUMNS, MAC, BIAS),
+    "two-level matmul": lambda: counted(engine.matmul, (9, 300), ROWS, COLUMNS, TWO_LEVEL, BIAS),
+    "conv2d": lambda: counted(engine.conv2d, ERROR.shape, X, W, MAC, **GEOMETRY),
+    "gradient of x": lambda: counted(engine.conv2d_grad_input, X.shape, ERROR, W, MAC, (7, 7),
+                                     **GEOMETRY),
+    "gradient of w": lambda: counted(engine.conv2d_grad_weight, W.shape, X, ERROR, MAC, (3, 3),
+                                     **GEOMETRY),
+    "max pool": lambda: engine.max_pool2d(X, 3, 2, 1),
+    "gradient of max pool": lambda: [engine.max_pool2d_grad(
+        filled((3, 4, 4, 4), S8, 10), engine.max_pool2d(X, 3, 2, 1)[1], (7, 7))],
+    "average pool": lambda: [engine.avg_pool2d(X, 4, TO, 3, 2, 1, count_include_pad=False)],
+    "gradient of average pool": lambda: [engine.avg_pool2d_grad(filled((3, 4, 4, 4), S8, 11), 4,
+                                                                TO, (7, 7), 3, 2, 1)],
+    "sgd": update,
+}
+
+
+@pytest.fixture
+def threads():
+    before = numba.get_num_threads()
+    yield numba.set_num_threads
+    numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_two_threads_write_what_one_writes(operation, threads):
+    threads(1)
+    want = [np.asarray(part).tobytes() for part in operation()]
+    threads(2)
+    got = [np.asarray(part).tobytes() for part in operation()]
+    assert got == want

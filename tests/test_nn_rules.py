@@ -1,0 +1,140 @@
+"""Binary points that rules choose, and what evaluation leaves alone."""
+
+import integer_network as ints
+import pytest
+import torch
+from fixed_layers import GRAD, HARDWARE, B, W, X, expected, give, hardware, passed, tensor
+from integer_network import Grid, some
+
+from emu import Cast, nn, reference
+
+SIGNED = dict.fromkeys(["x", "w", "b", "y", "error", "grad_w", "grad_b"],
+                       "s6 auto:max ties_even sat")
+STOCHASTIC = hardware(x="s5f2 stochastic7 sat", y="s6 auto:max stochastic3 sat")
+
+
+def fixed_linear(spec, backend=None) -> nn.Linear:
+    """A Linear with the weights of this file."""
+    return give(nn.Linear(6, 4, spec=spec, backend=backend), W, B)
+
+
+def state(module) -> dict:
+    """All that evaluation could change."""
+    backend = module.layer.backend
+    return {"fracs": dict(module.layer.fracs), "step": backend.step,
+            "counts": {place: dict(vars(counts)) for place, counts in backend.counts.items()}}
+
+
+@pytest.mark.parametrize("largest, frac, code", [
+    (3.0, 5, 96), (3.984375, 5, 127), (4.0, 5, 127), (-4.0, 5, -128), (4.03125, 4, 64),
+    (1.0, 7, 127), (2.0**-96, 96, 1), (2.0**96, -89, 127), (2.0**-120, 96, 0)])
+def test_auto_max_takes_the_power_of_two_at_or_above_the_largest(largest, frac, code):
+    module = nn.Activation(spec={"y": "s8 auto:max ties_even sat"})
+    got = module(torch.tensor([largest, 0.0]))[0].item() * 2.0**frac
+    assert (module.layer.fracs, got) == ({"y": frac}, code)
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_every_tensor_may_have_a_rule(name):
+    spec = hardware(**{name: SIGNED[name]})
+    module, twin = fixed_linear(spec), ints.Linear("linear", spec)
+    assert passed(module, X, GRAD) == expected(twin, X, GRAD, W, B)
+
+
+def test_all_tensors_may_have_rules_at_once():
+    spec = hardware(**SIGNED)
+    module, twin = fixed_linear(spec), ints.Linear("linear", spec)
+    assert passed(module, X, GRAD) == expected(twin, X, GRAD, W, B)
+    assert module.layer.fracs == twin.fracs
+
+
+@pytest.mark.parametrize("modes", ["to_neg wrap", "stochastic6 sat", "ties_even sat_zero"])
+def test_a_rule_keeps_its_modes(modes):
+    spec = hardware(x=f"u5 auto:max {modes}", error=f"s5 auto:max {modes}")
+    module, twin = fixed_linear(spec), ints.Linear("linear", spec)
+    assert passed(module, X, GRAD) == expected(twin, X, GRAD, W, B)
+
+
+def test_backward_uses_the_binary_point_of_its_own_forward():
+    spec = hardware(**SIGNED)
+    module, twin = fixed_linear(spec), ints.Linear("linear", spec)
+    x = tensor(X).requires_grad_()
+    y = module(x)
+    module(64 * tensor(X))  # a later call moves the state
+    y.backward(tensor(GRAD))
+    assert x.grad.tolist() == expected(twin, X, GRAD, W, B)["grad of x"]
+
+
+def test_a_zero_tensor_keeps_the_last_binary_point():
+    module = nn.Activation(spec={"y": "s8 auto:max"})
+    module(torch.tensor([3.0]))
+    module(torch.zeros(2))
+    assert module.layer.fracs == {"y": 5}
+
+
+def test_a_first_zero_tensor_takes_binary_point_0():
+    module = nn.Activation(spec={"y": "s8 auto:max"})
+    module(torch.zeros(2))
+    assert module.layer.fracs == {"y": 0}
+
+
+def test_a_zero_error_keeps_the_last_binary_point_of_every_gradient():
+    spec = hardware(**SIGNED)
+    module = fixed_linear(spec)
+    passed(module, X, GRAD)
+    before = dict(module.layer.fracs)
+    passed(module, X, Grid([[0] * 4] * 5))
+    assert module.layer.fracs == before
+
+
+def test_evaluation_keeps_the_binary_point_of_training():
+    module = nn.Activation(spec={"y": "s8 auto:max ties_even sat"})
+    module(torch.tensor([3.0]))
+    assert module.eval()(torch.tensor([100.0])).item() == 127 / 32
+
+
+def test_evaluation_before_training_chooses_without_keeping():
+    module = nn.Activation(spec={"y": "s8 auto:max ties_even sat"}).eval()
+    assert module(torch.tensor([3.0])).item() == 3
+    assert module.layer.fracs == {}
+
+
+@pytest.mark.parametrize("spec", [hardware(**SIGNED), STOCHASTIC], ids=["rules", "stochastic"])
+def test_evaluation_changes_no_state(spec):
+    module = fixed_linear(spec)
+    passed(module, X, GRAD)
+    before = state(module)
+    passed(module.eval(), Grid([[500] * 6]), Grid([[70] * 4]))
+    assert state(module) == before
+
+
+def test_evaluation_moves_no_random_operand_of_training():
+    module, twin = fixed_linear(STOCHASTIC), ints.Linear("linear", STOCHASTIC)
+    got, want = [], []
+    for _ in range(2):
+        got.append(passed(module.train(), X, GRAD)["y"])
+        want.append(expected(twin, X, GRAD, W, B)["y"])
+        module.eval()(tensor(X))
+    assert got == want
+
+
+def test_evaluation_draws_under_a_name_of_its_own():
+    module = nn.Activation(spec={"y": "s4f0 stochastic5 sat"}).eval()
+    x = [k / 32 for k in range(32)]
+    loads = reference.load_words(0, 0, "activation", "evaluation.y", 0)
+    want = [reference.quantize(value, Cast.parse("s4 stochastic5 sat"), rand) for value, rand in
+            zip(x, reference.random_operands(32, 5, loads), strict=True)]
+    assert module(torch.tensor(x)).tolist() == want
+
+
+def test_an_average_with_a_rule_agrees_with_one_that_was_told():
+    chosen = nn.AvgPool2d(2, spec={"y": "s4 auto:max ties_even sat"})
+    told = nn.AvgPool2d(2, spec={"y": "s4f-1 ties_even sat"})
+    x = tensor(some((1, 2, 4, 4), 400, 5, 4))
+    x[0, 0, :2, :2] = 12.5  # the largest average, within 2^4
+    assert torch.equal(chosen(x), told(x))
+
+
+def test_hardware_of_rules_prints_as_it_was_written():
+    rule = SIGNED["x"]
+    assert f"x: {rule}\n" in repr(nn.Linear(6, 4, spec={**HARDWARE, "x": rule}))
