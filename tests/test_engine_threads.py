@@ -6,6 +6,7 @@ import pytest
 from engine_cases import filled
 
 from emu import Cast, Format, MacSpec, UpdateSpec, engine
+from emu.engine import kernels
 
 S8, S20 = Format(8), Format(20)
 X, W = filled((3, 4, 7, 7), S8, 0), filled((6, 2, 3, 3), S8, 1)
@@ -62,9 +63,29 @@ def threads():
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-def test_two_threads_write_what_one_writes(operation, threads):
+def test_two_threads_write_what_one_writes(operation, threads, monkeypatch):
+    monkeypatch.setattr(kernels, "TEAM", 0)  # else arrays this small run on one thread anyway
     threads(1)
     want = [np.asarray(part).tobytes() for part in operation()]
     threads(2)
     got = [np.asarray(part).tobytes() for part in operation()]
     assert got == want
+
+
+@pytest.mark.parametrize(("additions", "want"), [(kernels.TEAM - 1, 1), (kernels.TEAM, 2)])
+def test_a_team_of_threads_starts_where_it_is_worth_it(additions, want, threads):
+    threads(2)
+    assert kernels.launch(numba.get_num_threads, additions) == want
+
+
+def test_a_small_operation_gives_the_threads_back(threads):
+    threads(2)
+    kernels.launch(numba.get_num_threads, 0)
+    assert numba.get_num_threads() == 2
+
+
+def test_an_operation_that_fails_gives_the_threads_back(threads):
+    threads(2)
+    with pytest.raises(ZeroDivisionError):
+        kernels.launch(lambda: 1 // 0, 0)
+    assert numba.get_num_threads() == 2

@@ -55,12 +55,12 @@ def test_every_weight_draws_its_own_operands(rand_bits):
     check(spec, state_of(spec, 50, 0), 63, 15, *rands)
 
 
-def test_overflows_of_both_are_counted():
+def test_overflows_of_weight_and_momentum_are_counted_apart():
     spec = UpdateSpec.parse({"weight": "s4 to_neg sat", "momentum": "s4 to_neg sat",
                              "grad": "s4", "lr": "s4", "mu": "u2"})
-    # momentum 7 + 7, -8 - 8 and 3 + 4; weight 7 + 7, -8 - 8 and 0 + 7
-    got = engine.sgd([7, -8, 0], [7, -8, 3], [7, -8, 4], -1, 1, spec)
-    assert (got.outside_momentum, got.outside_weight) == (2, 2)
+    # Momentum 7 + 7 = 14, -8 - 8 = -16 and 3 + 4 = 7; weight 7 + 7 = 14, 0 - 8 and 0 + 7.
+    got = engine.sgd([7, 0, 0], [7, -8, 3], [7, -8, 4], -1, 1, spec)
+    assert (got.outside_momentum, got.outside_weight) == (2, 1)
 
 
 def test_the_shape_is_kept():

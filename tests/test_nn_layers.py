@@ -73,9 +73,16 @@ def test_every_pass_of_a_linear_layer_has_its_own_mac(name, mac):
     assert got == want
 
 
-@pytest.mark.parametrize("mac", ["{acc: s6 sat}", "{acc: s6 wrap, lanes: 4}"])
+@pytest.mark.parametrize("mac", ["{acc: s6 sat}", "{acc: s6 wrap, lanes: 4}",
+                                 "{product: s5f-1 ties_even sat, acc: s7f-1 sat}"])
 def test_the_bias_gradient_has_its_own_mac(mac):
     got, want = linear(hardware(grad_bias=mac))
+    assert got == want
+
+
+def test_the_bias_gradient_of_a_convolution_adds_image_after_image():
+    got, want = conv2d(hardware(grad_bias="{acc: s6 sat}", grad_b="s6f4 sat"), padding=(1, 1),
+                       b=Grid([9, -20, 7], 6), grad=ERRORS)
     assert got == want
 
 

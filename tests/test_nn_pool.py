@@ -146,6 +146,13 @@ def test_an_activation_casts_both_ways(modes):
     assert got == expected(ints.Activation("activation", spec), x, grad)
 
 
+@pytest.mark.parametrize("name, y, grad", [("y", 1.5, 0.25), ("error", 1.25, 0.5)])
+def test_an_activation_may_cast_one_way(name, y, grad):
+    spec = {name: "s4f1 ties_pos sat"}
+    got = passed(nn.Activation(spec=spec), Grid([[5]], 2), Grid([[1]], 2))
+    assert got == {"y": [[y]], "grad of x": [[grad]]}
+
+
 def test_an_activation_without_casts_is_a_wire():
     x, grad = some((4, 7), 90, 5, 3), some((4, 7), 90, 5, 4)
     got = passed(nn.Activation(), x, grad)

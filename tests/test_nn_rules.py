@@ -93,6 +93,12 @@ def test_evaluation_keeps_the_binary_point_of_training():
     assert module.eval()(torch.tensor([100.0])).item() == 127 / 32
 
 
+def test_evaluation_keeps_the_binary_point_of_a_result_too():
+    module = nn.AvgPool2d(2, spec={"y": "s8 auto:max ties_even sat"})
+    module(torch.full((1, 1, 2, 2), 3.0))
+    assert module.eval()(torch.full((1, 1, 2, 2), 100.0)).item() == 127 / 32
+
+
 def test_evaluation_before_training_chooses_without_keeping():
     module = nn.Activation(spec={"y": "s8 auto:max ties_even sat"}).eval()
     assert module(torch.tensor([3.0])).item() == 3

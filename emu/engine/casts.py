@@ -43,8 +43,9 @@ def cast_full(codes, frac: int, to: Cast, rand=None) -> Casted:
     check_width(to.format)
     operands = _rand(rand, x.shape, to)
     out, inside = np.empty_like(x), np.empty(x.shape, np.bool_)
-    outside = kernels.cast_array(x.reshape(-1), kernels.stage(frac, to), operands,
-                                 out.reshape(-1), inside.reshape(-1))
+    outside = kernels.launch(kernels.cast_array, kernels.CAST * x.size, x.reshape(-1),
+                             kernels.stage(frac, to), operands, out.reshape(-1),
+                             inside.reshape(-1))
     return Casted(narrowed(out, to.format), inside, int(outside))
 
 
@@ -84,7 +85,8 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
                          f"most {kernels.WIDEST}; quantize them first")
     frac = -lowest if limit is None else min(-lowest, limit)
     out = np.empty(floats.shape, np.int64)
-    kernels.encode_array(bits.reshape(-1), frac, wraps, out.reshape(-1))
+    kernels.launch(kernels.encode_array, kernels.CAST * bits.size, bits.reshape(-1), frac, wraps,
+                   out.reshape(-1))
     return out, frac
 
 

@@ -9,7 +9,7 @@ Every value fits int64: `MacSpec` refuses hardware for which it might not.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 
 from emu.number import Cast, Overflow, Rounding
 
@@ -18,6 +18,23 @@ WRAP, SAT_ZERO = int(Overflow.WRAP), int(Overflow.SAT_ZERO)
  TIES_ODD, STOCHASTIC) = (int(rounding) for rounding in Rounding)
 COLUMNS = 128  # outputs stepped together: three int64 rows stay in the first-level cache
 WIDEST = 62  # bits shifted at once; more are first folded into a sticky bit
+TEAM = 1 << 20  # additions that are worth starting a team of threads for
+CAST = 8  # additions that take as long as one cast
+
+
+def launch(kernel, additions: int, *arguments):
+    """Run a parallel kernel, on one thread where a team would start and end for too little.
+
+    A team costs tens of microseconds on an idle machine, and milliseconds on a busy one.
+    """
+    threads = get_num_threads()
+    if threads == 1 or additions >= TEAM:
+        return kernel(*arguments)
+    set_num_threads(1)
+    try:
+        return kernel(*arguments)
+    finally:
+        set_num_threads(threads)
 
 
 class Stage(NamedTuple):

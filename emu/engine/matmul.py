@@ -37,12 +37,14 @@ def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None) 
                          f"{out.shape}; give int64 of that shape")
     acc = kernels.stage(0, mac.acc)
     if out.size and order_free(a, b, start, mac, overflowed is not None):
-        kernels.exact_matmul(a, b, start, mac.product.format.frac, acc, out)
+        kernels.launch(kernels.exact_matmul, a.size * N, a, b, start, mac.product.format.frac, acc,
+                       out)
     elif out.size:
         outer = kernels.stage(mac.acc.format.frac, mac.result)
         steps = kernels.Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
-        kernels.step_matmul(a, b, start, kernels.stage(0, mac.product), acc, outer, steps, out,
-                            NONE if overflowed is None else overflowed)
+        kernels.launch(kernels.step_matmul, a.size * N, a, b, start,
+                       kernels.stage(0, mac.product), acc, outer, steps, out,
+                       NONE if overflowed is None else overflowed)
     return narrowed(out, mac.result.format)
 
 

@@ -37,8 +37,9 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
     finer_m, finer_w = max(in_momentum, fracs["grad"]), max(in_weight, fracs["weight"])
     shifts = (finer_m - fracs["grad"], finer_m - in_momentum,
               finer_w - fracs["weight"], finer_w - in_weight)
-    outside_m, outside_w = kernels.sgd_arrays(
-        weight.reshape(-1), momentum.reshape(-1), grad.reshape(-1), lr, mu, shifts,
+    outside_m, outside_w = kernels.launch(
+        kernels.sgd_arrays, 2 * kernels.CAST * weight.size, weight.reshape(-1),
+        momentum.reshape(-1), grad.reshape(-1), lr, mu, shifts,
         kernels.stage(finer_m, spec.momentum), kernels.stage(finer_w, spec.weight),
         _rand(rand_momentum, weight.shape, spec.momentum),
         _rand(rand_weight, weight.shape, spec.weight))

@@ -189,9 +189,12 @@ def _mac_plan(mac: MacSpec, random: Random, count: int) -> Plan:
            for k in range(max(drop, 0)) for y in (1 << k, -(1 << k)) for odd in range(-7, 8, 2)
            for x in range((odd << drop - 1 - k) - 1, (odd << drop - 1 - k) + 2)
            if mac.a.lo <= x <= mac.a.hi and mac.b.lo <= y <= mac.b.hi]
-    some = lambda size: ([random.choice((*a_ends, _draw(random, mac.a))) for _ in range(size)],  # noqa: E731
-                         [random.choice((*b_ends, _draw(random, mac.b))) for _ in range(size)],
-                         random.choice((0, *biases, _draw(random, form))))
+
+    def some(size: int) -> tuple[list[int], list[int], int]:
+        return ([random.choice((*a_ends, _draw(random, mac.a))) for _ in range(size)],
+                [random.choice((*b_ends, _draw(random, mac.b))) for _ in range(size)],
+                random.choice((0, *biases, _draw(random, form))))
+
     short = [some(size) for size in range(1, 3 * lanes + 1)]
     picked = [some(random.randint(1, 12 * lanes)) for _ in range(count // 2)]
     return [("edges", edge), ("rails", rail), ("ties", tie), ("short", short), ("random", picked)]
