@@ -24,6 +24,7 @@ class Simulator(str, Enum):
     """The simulators that replay vectors."""
 
     icarus = "icarus"
+    verilator = "verilator"
 
 
 @app.command()

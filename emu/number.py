@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 MAX_WIDTH = 64  # bits of a code
 MAX_FRAC = 512  # keeps 2^-frac a normal float64
@@ -64,14 +65,21 @@ def check_keys(mapping: object, known: Iterable[str], what: str) -> None:
             raise unknown(f"{what} key", key, known)
 
 
+class _Text:
+    """A value with one text form, which its repr shows."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
+
 def _whole(value: object, lo: int, hi: int, what: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or not lo <= value <= hi:
         raise ValueError(f"{what} {value!r}: needs a whole number from {lo} to {hi}")
     return value.__index__()
 
 
-@dataclass(frozen=True)
-class Format:
+@dataclass(frozen=True, repr=False)
+class Format(_Text):
     """A fixed-point format: `value = code * 2^-frac`; `frac` may be negative or exceed `width`.
 
     >>> f = Format.parse("s8f4"); f.lo, f.hi, f.step
@@ -102,17 +110,17 @@ class Format:
         """The narrowest format whose codes include both `lo` and `hi`; unsigned if `lo >= 0`."""
         if lo >= 0:
             return cls(max(1, hi.bit_length()), frac, signed=False)
-        return cls(1 + max(hi.bit_length(), (-lo - 1).bit_length()), frac)
+        return cls(1 + max(max(hi, 0).bit_length(), (-lo - 1).bit_length()), frac)
 
     def __str__(self) -> str:
         return f"{'s' if self.signed else 'u'}{self.width}f{self.frac}"
 
-    @property
+    @cached_property
     def lo(self) -> int:
         """The least code."""
         return -(1 << (self.width - 1)) if self.signed else 0
 
-    @property
+    @cached_property
     def hi(self) -> int:
         """The greatest code."""
         return (1 << (self.width - self.signed)) - 1
@@ -127,8 +135,8 @@ class Format:
         return Format(self.width, frac, self.signed)
 
 
-@dataclass(frozen=True)
-class Cast:
+@dataclass(frozen=True, repr=False)
+class Cast(_Text):
     """Bring a value into `format`: rounding, then fitting. The only place where bits are lost.
 
     `rand_bits` is the width R of the random operand and belongs to STOCHASTIC only.
@@ -157,7 +165,7 @@ class Cast:
     def __str__(self) -> str:
         return f"{self.format} {_modes_text(self)}"
 
-    @property
+    @cached_property
     def range(self) -> tuple[int, int]:
         """The codes of the overflow mode's own range: narrower than the format's for SAT_SYM."""
         lo, hi = self.format.lo, self.format.hi
@@ -168,8 +176,8 @@ class Cast:
         return Cast(self.format.with_frac(frac), self.rounding, self.overflow, self.rand_bits)
 
 
-@dataclass(frozen=True)
-class Rule:
+@dataclass(frozen=True, repr=False)
+class Rule(_Text):
     """A cast whose binary point is chosen for each tensor, from its codes.
 
     `auto:max` is the one scale rule: the range is 2^ceil(log2 max|x|), found by bit length.
@@ -286,6 +294,6 @@ def parse_mapping(text: str) -> dict[str, str]:
         else:
             parts[-1] += char
     items = [part.partition(":") for part in parts if part.strip()]
-    if depth or not items or any(not colon for _, colon, _ in items):
+    if depth or any(not colon for _, colon, _ in items):
         raise ValueError(f"mapping {text!r}: write {{key: value, key: value}}")
     return {key.strip(): value.strip() for key, _, value in items}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from emu.number import Cast, Overflow, Rounding
 from emu.spec import MacSpec, UpdateSpec
 
-# Casts ---------------------------------------------------------------------------------------
+# Casts
 
 
 def _round_up(rest: int, whole: int, floor: int, negative: bool, rounding: Rounding) -> bool:
@@ -90,7 +90,7 @@ def quantize(x: float, to: Cast, rand: int | None = None) -> int:
     return cast(numerator, denominator.bit_length() - 1, to, rand)
 
 
-# The MAC -------------------------------------------------------------------------------------
+# The MAC
 
 
 def dot_steps(a: list[int], b: list[int], mac: MacSpec, bias: int = 0
@@ -100,6 +100,8 @@ def dot_steps(a: list[int], b: list[int], mac: MacSpec, bias: int = 0
     The result register is acc, or outer where the MAC has two levels. A step overflows when any
     value fitted in it was out of range. Raises ValueError for codes outside their formats.
     """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} operands a and {len(b)} operands b: a MAC takes pairs")
     _check("a", a, mac.a)
     _check("b", b, mac.b)
     _check("bias", [bias], mac.result.format)
@@ -145,7 +147,7 @@ def _check(name: str, codes: list[int], form) -> None:
                              f"{form.hi}; cast it first")
 
 
-# Sums of products: every operation is a list of (a, b) operand lists, one for each output ------
+# Sums of products: every operation is a list of (a, b) operand lists, one for each output
 
 
 def matmul_terms(a, b) -> Iterator[tuple[list[int], list[int]]]:
@@ -280,7 +282,7 @@ def bias_grad(error, mac: MacSpec) -> list[int]:
     return [dot(a, b, mac) for a, b in bias_grad_terms(error)]
 
 
-# Pooling and ReLU ----------------------------------------------------------------------------
+# Pooling and ReLU
 
 
 def _windows(plane, kernel, stride, padding) -> Iterator[list[tuple[int, int]]]:
@@ -345,7 +347,7 @@ def relu_grad(error: int, x: int) -> int:
     return error if x > 0 else 0
 
 
-# Random operands -----------------------------------------------------------------------------
+# Random operands
 
 LFSR_MASK = 0x80200003  # a primitive polynomial: period 2^32 - 1
 STREAMS = 16
@@ -386,7 +388,7 @@ def random_operands(count: int, rand_bits: int, loads: list[int]) -> list[int]:
     return operands
 
 
-# The weight update ---------------------------------------------------------------------------
+# The weight update
 
 
 def sgd(weight: int, momentum: int, grad: int, lr: int, mu: int, spec: UpdateSpec,

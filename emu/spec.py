@@ -16,6 +16,7 @@ from emu.number import (
     Format,
     Rounding,
     Rule,
+    _Text,
     _whole,
     check_keys,
     parse_cast,
@@ -26,8 +27,8 @@ INT64 = (-(1 << 63), (1 << 63) - 1)
 MAX_STEP = 1 << 20  # lanes, block and tile
 
 
-@dataclass(frozen=True)
-class MacSpec:
+@dataclass(frozen=True, repr=False)
+class MacSpec(_Text):
     """The multiply-accumulate hardware, in integer units (frac 0 operands, free of tensor scales).
 
         acc = bias
@@ -39,8 +40,8 @@ class MacSpec:
     `outer = cast(acc, outer)` and acc continues from outer, aligned back and fitted.
     `block` is the channel block of a convolution's order of k.
 
-    Equal hardware is equal: a product cast that can lose nothing, or cannot overflow, is brought
-    to its narrowest form. Raises ValueError for a spec that no int64 datapath holds.
+    Equal hardware is equal: a product cast that the floor and ceiling of every product fit is
+    brought to its narrowest form. Raises ValueError for a spec that no int64 datapath holds.
 
     >>> str(MacSpec.parse("{a: s8, b: s8, acc: s20 sat, lanes: 4}"))
     '{a: s8f0, b: s8f0, acc: s20f0 to_neg sat, lanes: 4}'
@@ -84,6 +85,7 @@ class MacSpec:
 
     def _check_outer(self, put):
         put("tile", _whole(self.tile, 1, MAX_STEP, "tile"))
+        _check_cast("outer", self.outer)
         if self.tile % self.lanes:
             raise ValueError(f"tile {self.tile}: needs a multiple of lanes {self.lanes}, "
                              "as a tile ends at the end of a step")
@@ -140,8 +142,8 @@ class MacSpec:
         return self.acc if self.outer is None else self.outer
 
 
-@dataclass(frozen=True)
-class UpdateSpec:
+@dataclass(frozen=True, repr=False)
+class UpdateSpec(_Text):
     """SGD with momentum on codes: every number of the update has a named cast.
 
         momentum' = cast(mu * momentum + gradient, momentum)
@@ -166,12 +168,14 @@ class UpdateSpec:
         if self.momentum.format.width > MAX_OPERAND:
             raise ValueError(f"update momentum {self.momentum}: a multiplier operand has at most "
                              f"{MAX_OPERAND} bits")
-        for factor, addend, what in ((self.mu, self.grad, "mu * momentum + gradient"),
-                                     (self.lr, self.weight, "weight - lr * momentum")):
-            frac = factor.format.frac + self.momentum.format.frac
-            shift = addend.format.frac - frac
-            product = factor.format.width + self.momentum.format.width + max(shift, 0)
-            bits = max(product, addend.format.width + max(-shift, 0)) + 1
+        for factor, sign, addend, what in ((self.mu, 1, self.grad, "mu * momentum + gradient"),
+                                           (self.lr, -1, self.weight, "weight - lr * momentum")):
+            shift = addend.format.frac - factor.format.frac - self.momentum.format.frac
+            corners = [sign * x * y << max(shift, 0) for x in (factor.format.lo, factor.format.hi)
+                       for y in (self.momentum.format.lo, self.momentum.format.hi)]
+            low = min(corners) + (addend.format.lo << max(-shift, 0))
+            high = max(corners) + (addend.format.hi << max(-shift, 0))
+            bits = max(high.bit_length(), (-low - 1).bit_length()) + 1
             if bits > ACC_WIDTHS[1]:
                 raise ValueError(f"update {what}: its exact sum needs {bits} bits, the limit is "
                                  f"{ACC_WIDTHS[1]}; use narrower formats or closer fracs")
@@ -203,8 +207,8 @@ PASS_OPERANDS = {
 ONE = Format(1, 0, signed=False)
 
 
-@dataclass(frozen=True)
-class LayerSpec:
+@dataclass(frozen=True, repr=False)
+class LayerSpec(_Text):
     """What one layer is in hardware; None where the layer has no such tensor.
 
     A Cast or Rule for x, w, b, y, error, grad_w, grad_b; a MacSpec for each pass; the update.
@@ -225,6 +229,13 @@ class LayerSpec:
     update: UpdateSpec | None = None
 
     def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kinds = (MacSpec if field.name in PASS_OPERANDS
+                     else UpdateSpec if field.name == "update" else (Cast, Rule))
+            if value is not None and not isinstance(value, kinds):
+                raise ValueError(f"layer {field.name} {value!r}: LayerSpec.parse takes texts; here "
+                                 f"give a {getattr(kinds, '__name__', 'Cast or Rule')}")
         for name, operands in PASS_OPERANDS.items():
             mac = getattr(self, name)
             for side, operand in zip("ab", operands, strict=True):
@@ -239,7 +250,7 @@ class LayerSpec:
         """A mapping; passes and update may be mappings themselves. `none` means no such cast."""
         if isinstance(text, cls):
             return text
-        items = dict(parse_mapping(text) if isinstance(text, str) else text)
+        items = parse_mapping(text) if isinstance(text, str) else text
         check_keys(items, [f.name for f in fields(cls)], "layer")
         values = {}
         for key, value in items.items():
@@ -261,7 +272,9 @@ class LayerSpec:
 def _parse_pass(layer: LayerSpec, name: str, value: str | Mapping | MacSpec) -> MacSpec:
     if isinstance(value, MacSpec):
         return value
-    items = dict(parse_mapping(value) if isinstance(value, str) else value)
+    items = parse_mapping(value) if isinstance(value, str) else value
+    check_keys(items, [f.name for f in fields(MacSpec)], name)
+    items = dict(items)
     for side, operand in zip("ab", PASS_OPERANDS[name], strict=True):
         derived = _operand_format(layer, operand)
         if side not in items and derived is None:
@@ -312,6 +325,7 @@ def _normal_product(product: Cast | None, exact: tuple[int, int]) -> tuple[Cast,
     """The product cast in its narrowest equal form, and the bounds of its codes."""
     if product is None:
         return Cast(Format.holding(*exact)), exact
+    _check_cast("product", product)
     if product.rounding == Rounding.STOCHASTIC:
         raise ValueError(f"product {product}: a MAC has no random operand; use a deterministic "
                          "rounding, and stochastic rounding in the cast of the result")
@@ -332,9 +346,14 @@ def _normal_product(product: Cast | None, exact: tuple[int, int]) -> tuple[Cast,
     return Cast(product.format, rounding, product.overflow), (product.format.lo, product.format.hi)
 
 
-def _accumulator(name: str, value: Cast, keep_rounding: bool = False) -> Cast:
+def _check_cast(name: str, value: Cast) -> None:
     if not isinstance(value, Cast):
-        raise ValueError(f"{name} {value!r}: needs a Cast such as 's20 sat'")
+        raise ValueError(f"{name} {value!r}: needs a Cast; Cast.parse takes a text such as "
+                         "'s20 sat'")
+
+
+def _accumulator(name: str, value: Cast, keep_rounding: bool = False) -> Cast:
+    _check_cast(name, value)
     if value.rounding == Rounding.STOCHASTIC:
         raise ValueError(f"{name} {value}: a MAC has no random operand; nothing is rounded in an "
                          "accumulator, use stochastic rounding in the cast of the result")

@@ -43,7 +43,7 @@ def values(file: VectorFile) -> list[dict[str, int]]:
              for field, digits in zip(file.fields, line, strict=True)} for line in file.lines()]
 
 
-# The committed set ---------------------------------------------------------------------------
+# The committed set
 
 
 def test_regeneration_gives_the_committed_bytes(tmp_path):
@@ -153,7 +153,7 @@ def test_the_overflow_counter_stays_at_its_greatest_value(monkeypatch):
     assert counts == [1, 2, 3, 3, 3, 3]
 
 
-# Bad input -----------------------------------------------------------------------------------
+# Bad input
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -252,7 +252,7 @@ def test_replacing_a_set_keeps_files_that_are_not_its_own(small):
     assert not old.exists() and len(read_manifest(small).files) == 1
 
 
-# Differences ---------------------------------------------------------------------------------
+# Differences
 
 
 def test_diff_prints_equations_and_counts(tmp_path):
@@ -271,7 +271,7 @@ def test_diff_prints_equations_and_counts(tmp_path):
     assert diff(a, write_vectors(b, "lfsr8"))[0] == f"quantizer/y.hex: only in {a}"
 
 
-# A recorded step -----------------------------------------------------------------------------
+# A recorded step
 
 
 def step_traces(random: Random) -> list:

@@ -132,6 +132,12 @@ def test_tensors_of_any_layout_keep_their_order():
     assert (codes.tolist(), frac) == ([[0, 3], [1, 4], [2, 5]], 0)
 
 
+@pytest.mark.parametrize("codes, want", [([0], "s1f3"), ([1], "s2f3"), ([-1], "s1f3"),
+                                         ([-128, 5], "s8f3"), ([128, -1], "s9f3"), ([], "s1f3")])
+def test_codes_are_held_by_the_narrowest_signed_format(codes, want):
+    assert str(border.holding(np.array(codes, np.int64), 3)) == want
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("enter", [
     border.to_codes, lambda x, name: border.to_codes_for(x, Cast.parse("s8"), name)])

@@ -11,7 +11,7 @@ from itertools import product
 import oracle
 import pytest
 from hypothesis import given
-from strategies import DETERMINISTIC, casts, examples, layers, macs, updates
+from strategies import casts, examples, layers, macs, updates
 
 from emu.number import Cast, Format, Overflow, Rounding, Rule
 from emu.spec import PASS_OPERANDS, LayerSpec, MacSpec, UpdateSpec
@@ -71,7 +71,6 @@ def test_a_layer_survives_its_text(spec):
     assert LayerSpec.parse(str(spec)) == spec
 
 
-@pytest.mark.xfail(reason="an empty mapping is refused", strict=True)
 def test_an_empty_layer_survives_its_text():
     assert LayerSpec.parse(str(LayerSpec())) == LayerSpec()
 
@@ -185,19 +184,6 @@ def test_exact_product_says_whether_any_product_changes(a):
         assert spec.exact_product == want, (b, given_cast)
 
 
-@pytest.mark.xfail(reason="the bounds of a product are those of rounding up in every mode: "
-                   "'u1f-3 to_neg' and 'u2f-3 to_neg' of u2 * u2 differ", strict=True)
-@pytest.mark.parametrize("a", [Format(2, signed=False)], ids=str)
-def test_product_casts_that_compute_the_same_at_every_overflow_are_equal(a):
-    for frac, rounding in product((-3, -2, -1), DETERMINISTIC):
-        rounded = [oracle.rounded(x * oracle.Fraction(2) ** frac, rounding.name)
-                   for x in products(a, a)]
-        specs = {MacSpec(a=a, b=a, acc=Cast(Format(20, frac)), product=Cast(form, rounding, mode))
-                 for form in (Format(w, frac, signed=False) for w in range(1, 8))
-                 for mode in Overflow if max(rounded) <= form.hi}
-        assert len(specs) == 1, (frac, rounding, specs)
-
-
 REFUSED = [  # call, fragments of the message: the value, the limit or rule, the way out
     (lambda: mac(line=4), ["'line'", "did you mean 'lanes'", "known: a, b, acc"]),
     (lambda: mac(accumulator="s8"), ["MacSpec key 'accumulator'", "known: a, b, acc"]),
@@ -206,7 +192,7 @@ REFUSED = [  # call, fragments of the message: the value, the limit or rule, the
     (lambda: MacSpec.parse(5), ["MacSpec 5", "needs a mapping", "acc"]),
     (lambda: MacSpec.parse("s8"), ["'s8'", "{key: value, key: value}"]),
     (lambda: MacSpec("s8", Format(8), Cast(Format(20))), ["operand a 's8'", "Format such as s8"]),
-    (lambda: MacSpec(Format(8), Format(8), "s20"), ["acc 's20'", "Cast such as 's20 sat'"]),
+    (lambda: MacSpec(Format(8), Format(8), "s20"), ["acc 's20'", "needs a Cast", "'s20 sat'"]),
     (lambda: mac(a="s33"), ["operand a s33f0", "at most 32 bits"]),
     (lambda: mac(b="u33"), ["operand b u33f0", "at most 32 bits"]),
     (lambda: mac(a="s8f4"), ["operand a s8f4", "integer units", "write s8f0"]),
@@ -284,8 +270,6 @@ def test_a_refusal_names_the_value_the_limit_and_the_way_out(call, fragments):
     assert [part for part in fragments if part not in message] == [], message
 
 
-@pytest.mark.xfail(reason="AttributeError or TypeError instead of a ValueError", strict=True,
-                   raises=(AttributeError, TypeError))
 @pytest.mark.parametrize("call", [
     lambda: replace(mac(), product="s16"),
     lambda: replace(mac(), tile=4, outer="s20"),
@@ -426,12 +410,6 @@ def test_the_exact_sum_of_an_update_has_at_most_62_bits(bits, refused):
     except ValueError:
         got = True
     assert got == refused
-
-
-@pytest.mark.xfail(reason="the left shift of the cast to momentum is not checked", strict=True)
-def test_an_update_whose_cast_leaves_int64_is_refused():
-    with pytest.raises(ValueError, match="momentum"):
-        update(weight="s8", momentum="s8f20", grad="s8f-40", lr="s4", mu="s4f-60")
 
 
 LAYER = """{x: s8 auto:max ties_even sat, w: s4f3, error: u6f9, y: s8f4 sat,

@@ -30,7 +30,7 @@ def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = No
             code = low if low < form.lo else high
             raise ValueError(f"{name}: code {code} is outside {form}, whose codes go from "
                              f"{form.lo} to {form.hi}; cast it first")
-    return np.asarray(array, np.int64, order="C")
+    return np.require(array, np.int64, ["C", "W"])  # numba compiles anew for read-only ones
 
 
 def check_width(form: Format) -> None:

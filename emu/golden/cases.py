@@ -125,7 +125,7 @@ def edges(form: Format) -> list[int]:
     return sorted((x for x in listed if form.lo <= x <= form.hi), key=lambda x: (abs(x), x))
 
 
-# The quantizer -------------------------------------------------------------------------------
+# The quantizer
 
 
 def _quantizer_plan(spec: QuantizerSpec, random: Random, count: int) -> Plan:
@@ -168,7 +168,7 @@ def _draw(random: Random, form: Format) -> int:
     return random.randint(form.lo, form.hi) >> random.choice((0, 0, random.randrange(form.width)))
 
 
-# The MAC: a case is one transaction, (operands a, operands b, bias) ---------------------------
+# The MAC: a case is one transaction, (operands a, operands b, bias)
 
 
 def _mac_plan(mac: MacSpec, random: Random, count: int) -> Plan:
@@ -205,7 +205,7 @@ def _mac_expected(mac: MacSpec, cases: list) -> Iterator[Record]:
         yield from mac_records(mac, a, b, bias, idle=~bias)
 
 
-# The LFSR: a case is (load word, number of draws) ---------------------------------------------
+# The LFSR: a case is (load word, number of draws)
 
 
 def _lfsr_plan(rand_bits: int, random: Random, count: int) -> Plan:

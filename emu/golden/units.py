@@ -56,7 +56,7 @@ def form_field(name: str, form: Format, direction: str = "in", frac: int | None 
     return Field(name, form.width, form.signed, direction, frac)
 
 
-# The quantizer -------------------------------------------------------------------------------
+# The quantizer
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def quantizer_records(spec: QuantizerSpec, cases: Iterable[tuple[int, int, int]]
                int(overflows(round_shift(value, n, to, operand), to)))
 
 
-# The MAC -------------------------------------------------------------------------------------
+# The MAC
 
 
 def mac_parameters(mac: MacSpec, pipeline: int = 0) -> dict[str, int]:
@@ -204,7 +204,7 @@ def _pack(codes: Sequence[int], form: Format, lanes: int) -> list[int]:
             for start in range(0, len(packed), lanes)]
 
 
-# The LFSR ------------------------------------------------------------------------------------
+# The LFSR
 
 
 def lfsr_unit(rand_bits: int) -> Unit:
