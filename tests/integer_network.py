@@ -49,13 +49,6 @@ def transposed(x: list) -> list:
     return [list(column) for column in zip(*x, strict=True)]
 
 
-def grid(x: list) -> Grid:
-    """Nested lists of finite floats, exactly."""
-    ratios = [Fraction(leaf) for leaf in flat(x)]
-    frac = max(r.denominator.bit_length() - 1 for r in ratios)
-    return Grid(like([int(r * 2**frac) for r in ratios], x), frac)
-
-
 def floats(x: Grid) -> list:
     """The values as nested lists of floats; exact up to 53 magnitude bits."""
     return like([float(Fraction(code) / Fraction(2)**x.frac) for code in flat(x.codes)], x.codes)

@@ -16,6 +16,7 @@ REFUSED = {
     "cumsum": (lambda x: x.cumsum(1), "aten.cumsum"),
     "prod": (lambda x: x.prod(1), "aten.prod"),
     "norm": (lambda x: x.norm(), "aten.linalg_vector_norm"),
+    "norms of a list": (lambda x: torch._foreach_norm([x])[0], "aten._foreach_norm"),
     "matmul": (lambda x: x @ x, "aten.mm"),
     "batched matmul": (lambda x: x[None] @ x[None], "aten.bmm"),
     "matrix times vector": (lambda x: x @ x[0], "aten.mv"),

@@ -197,6 +197,11 @@ def test_master_codes_are_codes_of_the_master_format(codes, want):
     assert nn.master_codes(torch.tensor(codes), spec, "weight").tolist() == want
 
 
+def test_zeros_are_on_a_grid_coarser_than_1():
+    spec = LayerSpec.parse({"update": {**UPDATE, "weight": "s8f-2"}}).update
+    assert nn.master_codes(torch.zeros(2), spec, "weight").tolist() == [0, 0]
+
+
 def test_a_gradient_that_is_not_finite_is_refused_by_name():
     module, optimizer = weight_and_update(100, 0.25, 0.5)
     module.weight.grad = torch.full((1, 1), float("nan"))
