@@ -127,9 +127,10 @@ class Contraction(Layer):
         self.b, preload = None, None
         if b is not None:
             self.b, self.b_passes = self.cast("b", b)
-            preload, _ = self.cast("preload", self.b, Cast(
+            preload, passes = self.cast("preload", self.b, Cast(
                 result.format.with_frac(frac), self.spec.b.rounding, self.spec.b.overflow,
                 self.spec.b.rand_bits))
+            self.b_passes = [p and q for p, q in zip(self.b_passes, passes, strict=True)]
         y = Grid(self.outputs(preload and preload.codes), frac)
         self.y_passes = [True] * len(flat(y.codes))
         if self.spec.y is not None:

@@ -87,7 +87,7 @@ def test_weights_are_integers_with_their_formats(trained):
         formats = json.loads(file.metadata()["formats"])
         assert {name: (str(file.get_tensor(name).dtype), form) for name, form in formats.items()
                 if name.startswith("fc1")} == {
-            "fc1.weight": ("int32", "s24f20"), "fc1.w": ("int8", "s8f6"),
+            "fc1.weight": ("int32", "s24f20"), "fc1.w": ("int8", "s8f7"),
             "fc1.bias": ("int32", "s24f20"), "fc1.b": ("int16", "s16f10")}
 
 

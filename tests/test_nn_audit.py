@@ -195,3 +195,44 @@ def test_host_ends_with_an_error_too():
             raise KeyError
         with pytest.raises(nn.FloatSum):
             x.sum()
+
+
+@pytest.mark.parametrize("add", [
+    lambda a, b: a + b, lambda a, b: a.clone().add_(b), lambda a, b: torch.add(b, a, alpha=1),
+    lambda a, b: a - (-b), lambda a, b: b.clone().add_(a, alpha=1),
+], ids=["+", "in place", "add", "-", "in place, the other way"])
+@pytest.mark.parametrize(("a", "b", "exact"), [
+    (2.0**24, 1.0, False), (2.0**20, 2.0**-6, False), (2.0**24 - 1, 1.0, True),
+    (2.0**20, 2.0**-3, True), (0.5, -0.25, True), (0.0, 1e-30, True), (1.0, 1e-30, False),
+])
+def test_a_float32_sum_is_exact_or_refused(add, a, b, exact):
+    a, b = torch.tensor([1.0, a]), torch.tensor([1.0, b])
+    with nn.audit():
+        if exact:
+            assert add(a, b).tolist() == [2.0, a[1].item() + b[1].item()]
+        else:
+            with pytest.raises(nn.FloatSum, match="a float sum that rounds"):
+                add(a, b)
+
+
+def test_a_float64_sum_is_exact_or_refused():
+    big, one = torch.tensor(2.0**53, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    with nn.audit():
+        assert (big - one).item() == 2**53 - 1
+        with pytest.raises(nn.FloatSum, match="a float sum that rounds"):
+            big + one
+
+
+def test_a_sum_of_two_layers_gradients_that_rounds_is_refused():
+    spec = {"x": "s14", "w": "s14", "error": "s14", "forward": "{acc: s24}",
+            "grad_input": "{acc: s25}"}
+    one, two = (nn.Linear(1, 1, bias=False, spec=spec) for _ in range(2))
+    with torch.no_grad():
+        one.weight.fill_(4095)
+        two.weight.fill_(4095)
+    one.weight.requires_grad_(False)
+    two.weight.requires_grad_(False)
+    x = torch.ones(1, 1, requires_grad=True)
+    y = torch.cat([one(x), two(x)])
+    with nn.audit(), pytest.raises(nn.FloatSum, match="a float sum that rounds"):
+        y.backward(torch.tensor([[4095.0], [4094.0]]))

@@ -285,3 +285,15 @@ def test_outputs_are_on_the_grid_of_y():
     module = nn.Linear(4, 2, spec=HARDWARE)
     y = module(tensor(some((3, 4), 220, 5, 1)))
     assert all((8 * value).is_integer() for value in flat(floats(Grid([0])) + y.tolist()))
+
+
+def test_a_model_that_fix_refuses_is_as_it_was():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].bias[0] = float("nan")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"1\.bias: nan is not finite"):
+        nn.fix(model, {"default": {**HARDWARE, "update": UPDATE}})
+    assert [type(module) for module in model] == [torch.nn.Linear] * 2
+    assert all(torch.equal(value, before[name])
+               for name, value in model.state_dict().items() if name != "1.bias")

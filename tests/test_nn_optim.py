@@ -264,3 +264,21 @@ def test_a_module_that_is_used_twice_sums_its_gradients():
     passed(model, some((2, 2), 100, 5, 2), some((2, 2), 40, 5, 3))
     optimizer.step()
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(("lr", "momentum", "message"), [
+    (16.0, 0.5, r"lr 16.0: outside u8f4 to_neg wrap, which holds 0.0 to 15.9375"),
+    (0.5, 16.5, r"momentum 16.5: outside u8f4 to_neg wrap"),
+    (-0.5, 0.5, r"lr -0.5: outside u8f4 to_neg wrap"),
+    (float("nan"), 0.5, r"lr nan: nan is not finite"),
+])
+def test_a_rate_beyond_its_cast_is_refused(lr, momentum, message):
+    module, optimizer = weight_and_update(100, lr, momentum)
+    module.weight.grad = torch.ones(1, 1)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+
+
+def test_a_model_without_parameters_has_nothing_to_update():
+    with pytest.raises(ValueError, match="no parameters"):
+        nn.SGD(torch.nn.Sequential(nn.ReLU()), 0.5)

@@ -3,7 +3,9 @@
 Inside `audit()` a float tensor may be moved, compared and combined elementwise; every other
 operation (contractions, reductions, normalisations, their backwards) raises, forward and
 backward, naming the operation and the layer that ran last. The list is of what is allowed, so an
-operation nobody thought of is refused. `host()` marks what is meant to be float: the loss.
+operation nobody thought of is refused. The sums that autograd makes itself (fan-out, shared
+parameters, repeated backward) are float additions: each is proved exact, or raises. `host()` marks
+what is meant to be float: the loss.
 """
 
 from __future__ import annotations
@@ -35,14 +37,33 @@ class FloatSum(RuntimeError):
 class _Auditor(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.removeprefix("aten::")
-        allowed = (func.is_view or torch.Tag.pointwise in func.tags or name in _EXACT
-                   or getattr(_state, "host", 0))
+        if getattr(_state, "host", 0):
+            return func(*args, **(kwargs or {}))
+        if name in ("add", "add_", "sub", "sub_"):
+            return _proved_sum(func, *args, **(kwargs or {}))
+        allowed = func.is_view or torch.Tag.pointwise in func.tags or name in _EXACT
         if not allowed and any(isinstance(x, torch.Tensor) and x.is_floating_point()
                                for x in _flat([*args, *(kwargs or {}).values()])):
             raise FloatSum(f"{func}: float arithmetic outside the hardware, after layer "
                            f"{getattr(_state, 'site', None)!r}; give this operation a fixed "
                            "module, or mark it as emu.nn.host()")
         return func(*args, **(kwargs or {}))
+
+
+def _proved_sum(func, a, b, alpha=1):
+    """a + alpha * b, whose rounding error (Knuth's TwoSum) must be zero."""
+    before = a.clone() if isinstance(a, torch.Tensor) else a
+    addend = (-b if "sub" in func._schema.name else b) * alpha
+    total = func(a, b, alpha=alpha) if alpha != 1 else func(a, b)
+    if isinstance(total, torch.Tensor) and total.is_floating_point():
+        a, b = (torch.as_tensor(x).to(torch.float64) for x in (before, addend))
+        s = total.to(torch.float64)
+        rest = s - a
+        if ((s != a + b) | ((a - (s - rest)) + (b - rest) != 0)).any():
+            raise FloatSum(f"{func}: a float sum that rounds, after layer "
+                           f"{getattr(_state, 'site', None)!r}; use float64 (model.double()), or "
+                           "narrower formats for what is added")
+    return total
 
 
 def _flat(values):

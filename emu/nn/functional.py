@@ -82,11 +82,11 @@ class _Contract(Function):
         mac = layer.mac("forward")
         form = mac.result.format
         form = form.with_frac(entered.form.frac + weights.form.frac + form.frac)
-        bias, preloaded = None, None
+        bias = None
         if b is not None:
-            bias = layer.enter("b", b, training)
-            preloaded = layer.preload(bias, mac, form.frac, training)
-        codes = operation.forward(layer, training, entered.codes, weights.codes, preloaded)
+            bias = layer.preload(layer.enter("b", b, training), mac, form.frac, training)
+        codes = operation.forward(layer, training, entered.codes, weights.codes,
+                                  None if bias is None else bias.codes)
         out = Codes(codes, form, None)
         if layer.spec.y is not None:
             out = layer.requantise("y", codes, form, training)

@@ -90,11 +90,17 @@ class Layer:
         found = self.backend.divide(self.place(name, training), codes, divisor, form, to)
         return self._codes(found, to)
 
-    def preload(self, bias: Codes, mac: MacSpec, frac: int, training: bool) -> np.ndarray:
-        """Bias codes as codes of the accumulator, by a cast with the bias's own modes."""
+    def preload(self, bias: Codes, mac: MacSpec, frac: int, training: bool) -> Codes:
+        """Bias codes as codes of the accumulator, by a cast with the bias's own modes.
+
+        Gradients pass where they pass both casts.
+        """
         to = Cast(mac.result.format.with_frac(frac), self.spec.b.rounding, self.spec.b.overflow,
                   self.spec.b.rand_bits)
-        return self.backend.cast(self.place("preload", training), bias.codes, bias.form, to).codes
+        found = self._codes(self.backend.cast(self.place("preload", training), bias.codes,
+                                              bias.form, to), to)
+        both = [p for p in (bias.passes, found.passes) if p is not None]
+        return found._replace(passes=np.logical_and.reduce(both) if both else None)
 
     def place(self, name: str, training: bool) -> Place:
         """The name of one operation of this layer."""

@@ -48,8 +48,9 @@ class _OnHardware(TorchFunctionMode):
 class FixedModule(torch.nn.Module):
     """What every fixed module adds to its torch parent: a `Layer`, and the table in forward.
 
-    Built directly, `spec` (a LayerSpec, its mapping or its text) is its hardware; `uses` names
-    the parts of a LayerSpec that this kind of module has.
+    Built directly, `spec` (a LayerSpec, its mapping or its text) is its hardware, and its site is
+    the name of its class, so two of one kind draw the same random operands; `fix` gives each its
+    path. `uses` names the parts of a LayerSpec that this kind of module has.
     """
 
     uses: tuple[str, ...] = ()
@@ -57,12 +58,26 @@ class FixedModule(torch.nn.Module):
     def __init__(self, *args, spec: LayerSpec | Mapping | str | None = None,
                  backend: Backend | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self._install(type(self).__name__.lower(), LayerSpec.parse(spec or {}),
-                      backend or Backend())
-
-    def _install(self, site: str, spec: LayerSpec, backend: Backend) -> None:
-        self.layer = Layer(site, spec, backend)
+        self.layer = Layer(type(self).__name__.lower(), LayerSpec.parse(spec or {}),
+                           backend or Backend())
         to_grid(self)
+
+    @classmethod
+    def masters(cls, module: torch.nn.Module, layer: Layer
+                ) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+        """The parameters of `module` and their values in the master format; changes nothing."""
+        update = layer.spec.update
+        if update is None:
+            return []
+        values = []
+        for name, parameter in module.named_parameters(recurse=False):
+            label = f"{layer.site}.{name}"
+            codes, frac = border.to_codes_for(parameter, update.weight, label)
+            found = layer.backend.cast(layer.place(f"master.{name}", False), codes,
+                                       border.holding(codes, frac), update.weight)
+            values.append((parameter, border.to_tensor(found.codes, update.weight.format,
+                                                       parameter.dtype, label)))
+        return values
 
     def forward(self, *args, **kwargs):
         visit(self.layer.site)
@@ -97,11 +112,12 @@ class Conv2d(FixedModule, torch.nn.Conv2d):
 
     uses = Linear.uses
 
-    def _install(self, site: str, spec: LayerSpec, backend: Backend) -> None:
-        if self.padding_mode != "zeros":
-            raise ValueError(f"layer {site!r}: padding_mode {self.padding_mode!r} adds gradients "
-                             "up in float; use padding_mode='zeros'")
-        super()._install(site, spec, backend)
+    @classmethod
+    def masters(cls, module, layer):
+        if module.padding_mode != "zeros":
+            raise ValueError(f"layer {layer.site!r}: padding_mode {module.padding_mode!r} adds "
+                             "gradients up in float; use padding_mode='zeros'")
+        return super().masters(module, layer)
 
 
 class ReLU(FixedModule, torch.nn.ReLU):
@@ -147,25 +163,23 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
     if unused:
         raise ValueError(f"config {unused[0]}: matches no module; there are "
                          + ", ".join(f"{site.path} ({site.kind})" for site in sites.values()))
-    specs = {name: config.resolve(site) for name, site in sites.items()}
-    for name, module in leaves:
-        module.__class__ = fixed[name]
-        module._install(name, specs[name], backend)
+    layers = {name: Layer(name, config.resolve(site), backend) for name, site in sites.items()}
+    masters = {name: fixed[name].masters(module, layers[name]) for name, module in leaves}
+    for name, module in leaves:  # nothing is refused from here on
+        module.__class__, module.layer = fixed[name], layers[name]
+        _put(masters[name])
     return model
 
 
 def to_grid(module: FixedModule) -> None:
     """Bring a module's own parameters into the master format of its update, if it has one."""
-    update = module.layer.spec.update
-    for name, parameter in module.named_parameters(recurse=False):
-        if update is not None:
-            label = f"{module.layer.site}.{name}"
-            codes, frac = border.to_codes_for(parameter, update.weight, label)
-            found = module.layer.backend.cast(module.layer.place(f"master.{name}", False), codes,
-                                              border.holding(codes, frac), update.weight)
-            with torch.no_grad():
-                parameter.copy_(border.to_tensor(found.codes, update.weight.format,
-                                                 parameter.dtype, label))
+    _put(module.masters(module, module.layer))
+
+
+@torch.no_grad()
+def _put(masters: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
+    for parameter, value in masters:
+        parameter.copy_(value)
 
 
 def layers(model: torch.nn.Module) -> dict[str, Layer]:

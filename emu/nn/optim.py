@@ -40,9 +40,11 @@ class SGD(torch.optim.Optimizer):
                     groups.append({"params": [parameter], "name": name})
         missing = [name for name, parameter in model.named_parameters()
                    if parameter not in self.layers]
-        if missing or not groups:
-            raise ValueError(f"parameter {missing[0] if missing else None}: belongs to no fixed "
-                             "module; run emu.nn.fix on the model first")
+        if missing:
+            raise ValueError(f"parameter {missing[0]}: belongs to no fixed module; run emu.nn.fix "
+                             "on the model first")
+        if not groups:
+            raise ValueError("the model has no parameters; there is nothing to update")
         super().__init__(groups, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -109,6 +111,11 @@ def master_codes(parameter: torch.Tensor, spec: UpdateSpec, name: str) -> np.nda
 
 def _constant(value: float, cast, name: str) -> int:
     try:
-        return int(engine.quantize(np.float64(value), cast))
+        found = engine.cast_full(*engine.encode_for(np.float64(value), cast), cast)
     except ValueError as error:
         raise ValueError(f"{name} {value}: {error}") from None
+    if found.outside:
+        low, high = (code * cast.format.step for code in cast.range)
+        raise ValueError(f"{name} {value}: outside {cast}, which holds {low} to {high}; widen it "
+                         "in the layer's update")
+    return int(found.codes)
