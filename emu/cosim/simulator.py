@@ -24,6 +24,11 @@ def check_tools(sim: str) -> None:
         raise ValueError(f"simulator {sim!r}: known are icarus and verilator")
     if find_spec("cocotb_tools") is None:
         raise ToolMissing("cocotb is not installed: pip install emu[hw]")
+    from find_libpython import find_libpython
+    if find_libpython() is None:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise ToolMissing("the simulator needs Python's shared library, and there is none: "
+                          f"apt-get install libpython{version}")
     if sim == "icarus" and not (shutil.which("iverilog") and shutil.which("vvp")):
         raise ToolMissing("iverilog is not on PATH: apt-get install iverilog")
     if sim == "verilator" and not (shutil.which("verilator") or find_spec("verilator")):
