@@ -93,6 +93,8 @@ class Format(_Text):
     def __post_init__(self):
         object.__setattr__(self, "width", _whole(self.width, 1, MAX_WIDTH, "format width"))
         object.__setattr__(self, "frac", _whole(self.frac, -MAX_FRAC, MAX_FRAC, "format frac"))
+        if self.signed not in (True, False):
+            raise ValueError(f"format signed {self.signed!r}: needs True or False")
         object.__setattr__(self, "signed", bool(self.signed))
 
     @classmethod
@@ -108,6 +110,8 @@ class Format(_Text):
     @classmethod
     def holding(cls, lo: int, hi: int, frac: int = 0) -> Format:
         """The narrowest format whose codes include both `lo` and `hi`; unsigned if `lo >= 0`."""
+        if lo > hi:
+            raise ValueError(f"codes from {lo} to {hi}: the first is the lower bound")
         if lo >= 0:
             return cls(max(1, hi.bit_length()), frac, signed=False)
         return cls(1 + max(max(hi, 0).bit_length(), (-lo - 1).bit_length()), frac)
@@ -205,10 +209,10 @@ class Rule(_Text):
     def parse(cls, text: str) -> Rule:
         """A format without frac, a scale rule, a rounding and an overflow."""
         first, scale, *words = str(text).split() if len(str(text).split()) > 1 else (text, "")
+        form = Format.parse(first)
         if "f" in first:
             raise ValueError(f"rule {text!r}: {first!r} fixes the binary point that {scale!r} "
                              f"is to choose; write {first.split('f')[0]!r}")
-        form = Format.parse(first)
         return cls(form.width, form.signed, scale, *_parse_modes(words, text))
 
     def __str__(self) -> str:
@@ -224,6 +228,9 @@ class Rule(_Text):
 
         The chosen frac stays within +-96, as the exponent register of real hardware ends too.
         """
+        if largest < 1:
+            raise ValueError(f"largest {largest}: zeros choose no binary point; with_frac takes "
+                             "the last one")
         exponent = (largest - 1).bit_length() - frac  # ceil(log2(largest * 2^-frac)), exactly
         frac = self.width - self.signed - exponent
         return self.with_frac(max(-RULE_FRAC, min(RULE_FRAC, frac)))
@@ -232,8 +239,11 @@ class Rule(_Text):
 def _normalise_modes(value: Cast | Rule, signed: bool, width: int) -> None:
     """Check rounding, overflow and rand_bits; bring what cannot matter to one form."""
     put = lambda name, x: object.__setattr__(value, name, x)  # noqa: E731
-    put("rounding", Rounding(value.rounding))
-    put("overflow", Overflow(value.overflow))
+    for name, kind in (("rounding", Rounding), ("overflow", Overflow)):
+        if getattr(value, name) not in list(kind):
+            raise ValueError(f"{name} {getattr(value, name)!r}: needs an emu.{kind.__name__}; "
+                             "Cast.parse takes a text such as 's8f4 ties_even sat'")
+        put(name, kind(getattr(value, name)))
     if value.overflow == Overflow.SAT_SYM and not signed:
         put("overflow", Overflow.SAT)
     if value.overflow == Overflow.SAT_SYM and width < 2:
@@ -296,4 +306,8 @@ def parse_mapping(text: str) -> dict[str, str]:
     items = [part.partition(":") for part in parts if part.strip()]
     if depth or any(not colon for _, colon, _ in items):
         raise ValueError(f"mapping {text!r}: write {{key: value, key: value}}")
+    keys = [key.strip() for key, _, _ in items]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"mapping {text!r}: {twice!r} stands twice; leave one")
     return {key.strip(): value.strip() for key, _, value in items}

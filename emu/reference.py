@@ -7,6 +7,7 @@ implementation; the engine, the Verilog and the vectors are all checked against 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 
 from emu.number import Cast, Overflow, Rounding
 from emu.spec import MacSpec, UpdateSpec
@@ -86,6 +87,8 @@ def passes(x: int, frac: int, to: Cast, rand: int | None = None) -> bool:
 
 def quantize(x: float, to: Cast, rand: int | None = None) -> int:
     """The float border: a finite float is a fraction over a power of two, cast exactly."""
+    if not isfinite(x):
+        raise ValueError(f"{x} is not finite; codes hold numbers only")
     numerator, denominator = x.as_integer_ratio()
     return cast(numerator, denominator.bit_length() - 1, to, rand)
 
@@ -105,24 +108,24 @@ def dot_steps(a: list[int], b: list[int], mac: MacSpec, bias: int = 0
     _check("a", a, mac.a)
     _check("b", b, mac.b)
     _check("bias", [bias], mac.result.format)
-    aligned = mac.outer.format.frac - mac.acc.format.frac if mac.reload else 0
-    acc = bias if mac.outer is None else fit(bias << -aligned, mac.acc) if mac.reload else 0
-    outer = bias
+    acc = outer = bias
     for start in range(0, len(a), mac.lanes):
+        overflowed = False
+        if mac.outer is not None and start % mac.tile == 0:
+            zeros = mac.acc.format.frac - mac.outer.format.frac
+            acc = outer << zeros if mac.reload else 0
+            overflowed, acc = overflows(acc, mac.acc), fit(acc, mac.acc)
         stop = min(start + mac.lanes, len(a))
         rounded = [round_shift(a[k] * b[k], -mac.product.format.frac, mac.product)
                    for k in range(start, stop)]
         total = acc + sum(fit(p, mac.product) for p in rounded)
-        overflowed = any(overflows(p, mac.product) for p in rounded) or overflows(total, mac.acc)
+        overflowed |= any(overflows(p, mac.product) for p in rounded) or overflows(total, mac.acc)
         acc = fit(total, mac.acc)
         if mac.outer is not None and (stop % mac.tile == 0 or stop == len(a)):
             spilled = round_shift(acc, mac.acc.format.frac - mac.outer.format.frac, mac.outer)
             total = spilled if mac.reload else outer + fit(spilled, mac.outer)
             overflowed |= overflows(spilled, mac.outer) or overflows(total, mac.outer)
             outer = fit(total, mac.outer)
-            realigned = outer << -aligned
-            overflowed |= mac.reload and overflows(realigned, mac.acc)
-            acc = fit(realigned, mac.acc) if mac.reload else 0
         yield (acc if mac.outer is None else outer), overflowed
 
 

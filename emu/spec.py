@@ -168,14 +168,17 @@ class UpdateSpec(_Text):
         if self.momentum.format.width > MAX_OPERAND:
             raise ValueError(f"update momentum {self.momentum}: a multiplier operand has at most "
                              f"{MAX_OPERAND} bits")
-        for factor, sign, addend, what in ((self.mu, 1, self.grad, "mu * momentum + gradient"),
-                                           (self.lr, -1, self.weight, "weight - lr * momentum")):
-            shift = addend.format.frac - factor.format.frac - self.momentum.format.frac
+        for factor, sign, addend, to, what in (
+                (self.mu, 1, self.grad, self.momentum, "mu * momentum + gradient"),
+                (self.lr, -1, self.weight, self.weight, "weight - lr * momentum")):
+            frac = factor.format.frac + self.momentum.format.frac
+            shift = addend.format.frac - frac
             corners = [sign * x * y << max(shift, 0) for x in (factor.format.lo, factor.format.hi)
                        for y in (self.momentum.format.lo, self.momentum.format.hi)]
             low = min(corners) + (addend.format.lo << max(-shift, 0))
             high = max(corners) + (addend.format.hi << max(-shift, 0))
             bits = max(high.bit_length(), (-low - 1).bit_length()) + 1
+            bits += max(to.format.frac - max(frac, addend.format.frac), 0)  # zeros for the cast
             if bits > ACC_WIDTHS[1]:
                 raise ValueError(f"update {what}: its exact sum needs {bits} bits, the limit is "
                                  f"{ACC_WIDTHS[1]}; use narrower formats or closer fracs")

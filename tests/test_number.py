@@ -342,3 +342,17 @@ def test_a_rule_with_a_known_frac_is_a_cast():
 ])
 def test_a_mapping_text_splits_at_its_own_commas(text, want):
     assert parse_mapping(text) == want
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: Cast(Format(8), "ties_even"), "rounding 'ties_even': needs an emu.Rounding"),
+    (lambda: Cast(Format(8), 9, 4), "overflow 4: needs an emu.Overflow"),
+    (lambda: Format(8, 0, "no"), "format signed 'no': needs True or False"),
+    (lambda: Format.holding(5, 2), "codes from 5 to 2"),
+    (lambda: Rule(8).cast_for(0, 0), "largest 0: zeros choose no binary point"),
+    (lambda: Rule.parse("float16 auto:max"), "format 'float16': write s or u"),
+    (lambda: parse_mapping("{a: s8, a: s9}"), "'a' stands twice"),
+])
+def test_a_senseless_argument_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -289,7 +289,7 @@ REFUSED = [  # call, fragments of the message: the value, the limit or rule, the
     (lambda: reference.dot([1], [-129], MAC), ["b -129", "from -128 to 127", "cast it first"]),
     (lambda: reference.dot([1], [1], MAC, 128), ["bias 128", "s8f0", "from -128 to 127"]),
     (lambda: reference.dot([], [], MAC, -129), ["bias -129", "s8f0", "from -128 to 127"]),
-    (lambda: reference.quantize(math.nan, Cast.parse("s8")), ["NaN"]),
+    (lambda: reference.quantize(math.nan, Cast.parse("s8")), ["nan is not finite"]),
 ]
 
 
@@ -886,3 +886,17 @@ def test_an_update_gives_what_one_finds_by_hand(weight, momentum, grad, want):
     spec = UpdateSpec.parse("{weight: s5f1 ties_even sat, momentum: s4 ties_even sat, grad: s4, "
                             "lr: u3f3, mu: u2f1}")
     assert reference.sgd(weight, momentum, grad, lr=1, mu=1, spec=spec) == want
+
+
+@pytest.mark.parametrize(("spec", "a", "bias", "want"), [
+    # aligning the reloaded register belongs to the step that uses it: the first one here
+    ("{a: s4, b: s4, acc: s4 sat, tile: 2, outer: s8, reload: true}", [0], 100, [(7, True)]),
+    # and what nobody continues from is not aligned: outer 4 stands for 8, beyond acc
+    ("{a: s4, b: s4, acc: s4 sat, tile: 1, outer: s8f-1 to_pos, reload: true}", [7], 0,
+     [(4, False)]),
+    ("{a: s4, b: s4, acc: s4 sat, tile: 1, outer: s8f-1 to_pos, reload: true}", [7, 0], 0,
+     [(4, False), (4, True)]),
+])
+def test_the_overflow_of_a_reload_belongs_to_the_step_that_continues(spec, a, bias, want):
+    got = list(reference.dot_steps(a, [1] * len(a), MacSpec.parse(spec), bias))
+    assert got == want

@@ -479,3 +479,8 @@ def test_the_result_of_a_mac_is_its_last_stage(texts, want):
 @examples(200)
 def test_a_casts_range_is_that_of_the_oracle(cast):
     assert cast.range == oracle.limits(cast)
+
+
+def test_zeros_that_the_cast_of_an_update_appends_count():
+    with pytest.raises(ValueError, match="needs 72 bits, the limit is 62"):
+        update(weight="s8", momentum="s8f20", grad="s8f-40", lr="s4", mu="s4f-60")

@@ -187,13 +187,14 @@ def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
         total = np.zeros(n, np.int64)
         bad = np.zeros(n, np.bool_)
         for j in range(n):
-            spilled[j] = bias[j0 + j]
-            if reload:
-                register[j] = fit(spilled[j] << outer.n, acc)
-            elif tile == 0:
-                register[j] = spilled[j]
+            register[j] = spilled[j] = bias[j0 + j]
         for k in range(K):
             x, y = a[i, k], b[k, j0:j0 + n]
+            if tile != 0 and k % tile == 0:
+                for j in range(n):
+                    value = spilled[j] << outer.n if reload else np.int64(0)
+                    register[j] = fit(value, acc)
+                    bad[j] |= not fits(value, acc)
             if steps.exact:
                 for j in range(n):
                     total[j] += (x * y[j]) << -product.n
@@ -216,9 +217,6 @@ def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
                     value = code if reload else spilled[j] + code
                     bad[j] |= not inside or not fits(value, outer)
                     spilled[j] = fit(value, outer)
-                    value = spilled[j] << outer.n if reload else np.int64(0)
-                    register[j] = fit(value, acc)
-                    bad[j] |= not fits(value, acc)
             if count:
                 for j in range(n):
                     overflowed[i, j0 + j] += np.int64(bad[j])
