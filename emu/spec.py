@@ -132,9 +132,8 @@ class MacSpec(_Text):
     def exact_product(self) -> bool:
         """Whether no product is rounded or fitted."""
         low, high = _product_bounds(self.a, self.b)
-        frac = self.product.format.frac
-        return (frac >= 0 and self.product.format.lo <= low << frac
-                and high << frac <= self.product.format.hi)
+        frac, (lo, hi) = self.product.format.frac, self.product.range
+        return frac >= 0 and lo <= low << frac and high << frac <= hi
 
     @property
     def result(self) -> Cast:
@@ -160,6 +159,8 @@ class UpdateSpec(_Text):
     mu: Cast
 
     def __post_init__(self):
+        for field in fields(self):
+            _check_cast(f"update {field.name}", getattr(self, field.name))
         for name in ("lr", "mu"):
             value = getattr(self, name)
             if value.rounding == Rounding.STOCHASTIC or value.format.width > MAX_OPERAND - 1:

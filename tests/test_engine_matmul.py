@@ -294,3 +294,8 @@ def test_the_bias_is_a_code_of_the_outer_accumulator():
 def test_counts_of_another_shape_or_dtype_are_refused(count):
     with pytest.raises(ValueError, match=r"overflowed: .* counts for outputs \(1, 1\)"):
         engine.matmul(ROW, COLUMN, NARROW, None, count)
+
+
+def test_a_symmetric_product_saturates_at_its_lowest_code():
+    spec = MacSpec.parse("{a: u1, b: s8, product: s8 sat_sym, acc: s16 sat}")
+    assert engine.matmul(np.array([[1]]), np.array([[-128]]), spec).tolist() == [[-127]]

@@ -484,3 +484,9 @@ def test_a_casts_range_is_that_of_the_oracle(cast):
 def test_zeros_that_the_cast_of_an_update_appends_count():
     with pytest.raises(ValueError, match="needs 72 bits, the limit is 62"):
         update(weight="s8", momentum="s8f20", grad="s8f-40", lr="s4", mu="s4f-60")
+
+
+def test_a_symmetric_product_that_loses_its_lowest_code_is_not_exact():
+    text = "{a: u1f0, b: s8f0, product: s8f0 to_neg sat_sym, acc: s16f0 to_neg sat}"
+    spec = MacSpec.parse(text)
+    assert (str(spec), spec.exact_product) == (text, False)

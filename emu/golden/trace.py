@@ -14,6 +14,7 @@ from emu.golden.units import (
     Record,
     lfsr_records,
     lfsr_unit,
+    mac_parameters,
     mac_records,
     mac_unit,
     quantizer_records,
@@ -81,6 +82,13 @@ def write_step(out: Path, traces: Iterable[Trace], about: dict, progress=None) -
         for trace in traces:
             _WRITERS[type(trace)](writer, trace)
     return Path(out)
+
+
+def check_traces(traces: Iterable[Trace]) -> None:
+    """Raise ValueError, before a step is recorded, for a MAC that no RTL unit can be."""
+    for trace in traces:
+        if isinstance(trace, MacTrace):
+            mac_parameters(trace.mac)
 
 
 def _write_mac(writer: VectorWriter, trace: MacTrace) -> None:

@@ -97,8 +97,8 @@ def vector_set(out: Path, about: dict, progress=None) -> Iterator[VectorWriter]:
     An existing set is replaced; files in its folder that it did not write are kept. Raises
     ValueError where `out` is something else.
     """
-    out = Path(out).absolute()
-    _check_replaceable(out)
+    out = Path(out).resolve()
+    check_replaceable(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -196,12 +196,16 @@ def _manifest_text(entries: list[dict], about: dict) -> str:
     return "{\n" + lines + ' "files": [\n' + files + "\n ]\n}\n"
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
+    """Raise ValueError unless `out` is new, empty, or a vector set that a new one may replace."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; vectors are written into a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise ValueError(f"{out}: is not empty and holds no {MANIFEST}, so it is no vector set; "
-                         "choose another output folder, or empty this one")
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            read_manifest(out)
+        except ValueError:
+            raise ValueError(f"{out}: is not empty and holds no whole vector set; choose another "
+                             "output folder, or empty this one") from None
 
 
 def _replace(out: Path, fresh: Path, old: Path) -> None:
@@ -240,7 +244,12 @@ def _vector_file(folder: Path, entry: dict) -> VectorFile:
     values = {**entry, "name": entry["file"], "path": folder / entry["file"],
               "fields": tuple(Field(**field) for field in entry["fields"])}
     del values["file"]
-    return VectorFile(**values)
+    file = VectorFile(**values)
+    numbers = [file.cases, file.latency, *file.parameters.values(),
+               *(field.width for field in file.fields)]
+    if any(type(number) is not int for number in numbers):
+        raise TypeError(f"{file.name}: counts, widths and parameters are whole numbers")
+    return file
 
 
 def _check_file(file: VectorFile) -> None:
