@@ -30,13 +30,13 @@ class Simulator(str, Enum):
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe, or a YAML file")],
-    data: Annotated[str, typer.Option(help="digits, or mnist:DIR")] = "",
+    data: Annotated[str | None, typer.Option(help="digits, or mnist:DIR")] = None,
     folder: Annotated[Path | None, typer.Option(
         "--out", help="run folder; default runs/RECIPE")] = None,
     record: Annotated[Path | None, typer.Option(
         help="also write one training step as golden vectors in this folder")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run folder")] = False,
-    epochs: Annotated[int, typer.Option(help="instead of the recipe's")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="instead of the recipe's")] = None,
     baseline: Annotated[bool, typer.Option(
         "--baseline", help="also train the same network in float64")] = False,
 ) -> None:
@@ -46,9 +46,9 @@ def train(
     from emu.lab.train import train as run_training
 
     chosen = Recipe.load(recipe)
-    if data:
+    if data is not None:
         chosen = dataclasses.replace(chosen, data=data)
-    if epochs:
+    if epochs is not None:
         chosen = dataclasses.replace(
             chosen, training=dataclasses.replace(chosen.training, epochs=epochs))
     folder = folder or Path("runs") / Path(recipe).stem
@@ -70,11 +70,16 @@ def vectors(
         help="'{a: s8, b: s8, acc: s20 sat}', 's16f8 -> s8f4 ties_even sat' or 'lfsr16'; "
              "default: the standard set")] = "",
     level: Annotated[int, typer.Option(min=1, max=2, help="2 has many more cases")] = 1,
-    folder: Annotated[Path, typer.Option("--out", help="folder to write")] = Path("vectors"),
+    folder: Annotated[Path | None, typer.Option(
+        "--out", help="folder to write; default vectors, for the standard set")] = None,
 ) -> None:
     """Write golden test vectors and their manifest."""
     from emu import golden
 
+    if folder is None and (spec or level != 1):
+        raise ValueError("vectors of a spec or of level 2: name their folder with --out; vectors/ "
+                         "is for the standard set")
+    folder = folder or Path("vectors")
     with _progress() as report:
         path = golden.write_vectors(folder, spec or None, level, report)
     manifest = golden.read_manifest(path)

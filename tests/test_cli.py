@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, their exit status, and bad input."""
 
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -70,11 +71,30 @@ def test_mutated_rtl_exits_1_and_prints_an_equation(emu, tmp_path):
     assert "expected" in out
 
 
+def test_rtl_that_replaces_nothing_is_refused(emu, tmp_path):
+    (tmp_path / "mine.v").write_text("module my_mac (input wire a); endmodule\n")
+    status, _, err = emu("cosim", "--rtl", "mine.v")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "my_mac, and so replaces nothing; name the module as ours: lfsr, mac" in err
+
+
 def test_diff_of_vector_sets_names_file_and_line(emu):
     emu("vectors", SPEC, "--out", "a")
-    emu("vectors", SPEC.replace("sat", "wrap"), "--out", "b")
+    shutil.copytree("a", "b")
+    path, = Path("b").rglob("*.hex")
+    lines = path.read_text().splitlines(keepends=True)
+    fields = lines[6].rstrip().split("_")
+    fields[6] = f"{int(fields[6], 16) ^ 1:04x}"
+    lines[6] = "_".join(fields) + "\n"
+    path.write_text("".join(lines))
+    manifest = Path("b/manifest.json")
+    old = hashlib.sha256((Path("a") / path.relative_to("b")).read_bytes()).hexdigest()
+    new = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(manifest.read_text().replace(old, new))
     status, out, _ = emu("diff", "a", "b")
-    assert (status, bool(out)) == (1, True)
+    assert status == 1
+    assert f"{path.relative_to('b')}:7  " in out
+    assert "acc_o=" in out
 
 
 def test_help_lists_the_commands(emu):
@@ -90,13 +110,23 @@ def test_help_lists_the_commands(emu):
     (["train", "digits-mlp-int8", "--data", "cifar"], "write digits, or mnist:DIR"),
     (["train", "digits-mlp-int8", "--resume"], "has no config.yaml to resume"),
     (["train", "digits-mlp-int8", "--epochs", "-1"], "epochs -1: needs a whole number"),
-    (["vectors", "{a: s8, b: s8, acc: s70}"], "format width 70: needs a whole number from 1 to 64"),
-    (["vectors", "{a: s8, b: s8, acc: s20 satt}"], "'satt': did you mean 'sat'"),
-    (["vectors", "{a: s8, b: s8, product: s14f-2, acc: s20}"], "their frac differs (-2 and 0)"),
-    (["vectors", "{a: s8, b: s8, acc: s20 stochastic16}"], "a MAC has no random operand"),
-    (["vectors", "{a: s32, b: s32, acc: s62, lanes: 4}"], "leaves int64"),
-    (["vectors", "s0 -> s8"], "format width 0: needs a whole number"),
+    (["vectors", "{a: s8, b: s8, acc: s70}", "--out", "v"],
+     "format width 70: needs a whole number from 1 to 64"),
+    (["vectors", "{a: s8, b: s8, acc: s20 satt}", "--out", "v"],
+     "'satt': did you mean 'sat'"),
+    (["vectors", "{a: s8, b: s8, product: s14f-2, acc: s20}", "--out", "v"],
+     "their frac differs (-2 and 0)"),
+    (["vectors", "{a: s8, b: s8, acc: s20 stochastic16}", "--out", "v"],
+     "a MAC has no random operand"),
+    (["vectors", "{a: s32, b: s32, acc: s62, lanes: 4}", "--out", "v"],
+     "leaves int64"),
+    (["vectors", "s0 -> s8", "--out", "v"],
+     "format width 0: needs a whole number"),
+    (["vectors", "lfsr16"], "name their folder with --out"),
+    (["vectors", "--level", "2"], "name their folder with --out"),
+    (["train", "digits-mlp-int8", "--epochs", "0"], "epochs 0: needs a whole number"),
     (["cosim", "nowhere"], "nowhere"),
+    (["cosim", "--junit", "/dev/null/report.xml"], "cannot be written"),
     (["diff", "nowhere", "elsewhere"], "nowhere: has no config.yaml"),
 ])
 def test_bad_input_is_one_line_and_exit_status_2(emu, tmp_path, arguments, message):

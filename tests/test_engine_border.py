@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import DETERMINISTIC, casts, codes, formats
 
 from emu import Cast, Format, Overflow, Rounding, Rule, engine, reference
+from emu.number import MAX_FRAC
 
 TINY, HUGE = 5e-324, 1.7976931348623157e308
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -144,7 +145,8 @@ def test_encode_with_a_limit_rounds_to_odd_and_saturates_at_62_bits(x, limit):
 @given(st.lists(FINITE, min_size=1, max_size=6), st.integers(-300, 600))
 def test_encode_stays_at_its_limit_or_on_the_coarsest_grid(x, limit):
     fracs = [frac - ((code & -code).bit_length() - 1) for code, frac in map(exact, x) if code]
-    assert engine.encode(np.array(x), limit)[1] == min(limit, max(fracs, default=limit))
+    assert engine.encode(np.array(x), limit)[1] == max(
+        -MAX_FRAC, min(limit, max(fracs, default=limit)))
 
 
 @pytest.mark.parametrize(("x", "codes", "frac"), [

@@ -52,3 +52,9 @@ def test_operands_drive_the_stochastic_cast_as_defined():
     want = [reference.cast(x, 3, to, rand) for x, rand in
             zip(codes, reference.random_operands(len(codes), 5, loads), strict=True)]
     assert engine.cast(codes, 3, to, engine.random_operands(200, 5, loads)).tolist() == want
+
+
+@pytest.mark.parametrize(("rand_bits", "loads"), [(0, 16), (33, 16), (8, 15)])
+def test_a_draw_that_no_lfsr_makes_is_refused(rand_bits, loads):
+    with pytest.raises(ValueError, match="a draw has 1 to 32 bits, and there are 16 LFSRs"):
+        engine.random_operands(4, rand_bits, np.ones(loads, np.int64))

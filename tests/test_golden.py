@@ -235,7 +235,7 @@ def test_a_missing_or_broken_manifest_is_refused(tmp_path):
 
 def test_a_folder_of_other_things_is_never_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(ValueError, match="is no vector set; choose another output folder"):
+    with pytest.raises(ValueError, match="holds no whole vector set; choose another output"):
         write_vectors(tmp_path, "lfsr8")
     with pytest.raises(ValueError, match="is a file"):
         write_vectors(tmp_path / "thesis.txt", "lfsr8")

@@ -2,7 +2,9 @@
 
 import copy
 import gzip
+import io
 import json
+import re
 import struct
 
 import numba
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 
 from emu import nn
+from emu.engine import kernels
+from emu.lab import run as run_module
 from emu.lab import train as lab
 from emu.lab.data import load
 from emu.lab.diff import diff_runs
@@ -35,6 +40,12 @@ def recipe(name="digits-mlp-int8", **changes):
 
 def short(**changes):
     return recipe(training__epochs=2, **changes)
+
+
+def lab_bytes(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def weights(run):
@@ -82,7 +93,6 @@ def test_run_folder_is_complete(trained):
 
 
 def test_weights_are_integers_with_their_formats(trained):
-    from safetensors import safe_open
     with safe_open(trained["digits-mlp-int8"].path / WEIGHTS, "np") as file:
         formats = json.loads(file.metadata()["formats"])
         assert {name: (str(file.get_tensor(name).dtype), form) for name, form in formats.items()
@@ -98,15 +108,18 @@ def test_two_runs_write_the_same_bytes(tmp_path):
     assert diff_runs(one.path, two.path) == []
 
 
-def test_one_and_two_threads_write_the_same_bytes(tmp_path):
-    runs = []
+@pytest.mark.parametrize("name", ["digits-mlp-int8", "digits-cnn-int8"])
+def test_one_and_two_threads_write_the_same_bytes(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "TEAM", 0)  # else most of these arrays run on one thread anyway
+    runs, before = [], (numba.get_num_threads(), torch.get_num_threads())
     try:
         for threads in (1, 2):
-            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+            numba.set_num_threads(threads)
             torch.set_num_threads(threads)
-            runs.append(lab.train(short(), tmp_path / str(threads)))
+            runs.append(lab.train(recipe(name, training__epochs=1), tmp_path / str(threads)))
     finally:
-        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+        numba.set_num_threads(before[0])
+        torch.set_num_threads(before[1])
     assert weights(runs[0]) == weights(runs[1])
 
 
@@ -127,6 +140,53 @@ def test_resume_continues_bit_for_bit(tmp_path):
     assert weights(straight) == weights(resumed)
 
 
+@pytest.mark.parametrize("file", ["metrics.jsonl", "checkpoint.pt"])
+def test_a_run_stopped_while_it_writes_resumes_bit_for_bit(file, tmp_path, monkeypatch):
+    straight = lab.train(recipe(training__epochs=3), tmp_path / "straight")
+    written = run_module.write
+
+    def stop(path, content):
+        if path.name == file and b'"epoch": 2' in content + b'"epoch": 2' * (file[0] == "c"):
+            raise KeyboardInterrupt
+        written(path, content)
+
+    monkeypatch.setattr(run_module, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(recipe(training__epochs=3), tmp_path / "stopped")
+    monkeypatch.undo()
+    resumed = lab.train(recipe(training__epochs=3), tmp_path / "stopped", resume=True)
+    assert diff_runs(straight.path, resumed.path) == []
+    assert not list((tmp_path / "stopped").glob("*.tmp"))
+
+
+def test_resuming_a_finished_run_changes_no_byte(tmp_path):
+    stochastic = {"hardware__default__w": "s8 auto:max stochastic8 sat"}
+    before = weights(lab.train(short(**stochastic), tmp_path / "run"))
+    assert weights(lab.train(short(**stochastic), tmp_path / "run", resume=True)) == before
+
+
+def test_fewer_epochs_than_there_are_cannot_be_resumed(tmp_path):
+    lab.train(short(), tmp_path / "run")
+    with pytest.raises(ValueError, match="has 2 epochs already, not 1"):
+        lab.train(recipe(training__epochs=1), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "checkpoint.pt"])
+def test_a_damaged_run_is_refused(file, tmp_path):
+    lab.train(short(), tmp_path / "run")
+    (tmp_path / "run" / file).write_bytes(b"\x80 {")
+    with pytest.raises(ValueError, match="is damaged"):
+        lab.train(short(), tmp_path / "run", resume=True)
+
+
+def test_a_damaged_weight_file_is_refused_by_diff(tmp_path):
+    run = lab.train(short(), tmp_path / "run")
+    lab.train(short(), tmp_path / "other")
+    (run.path / WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is damaged"):
+        diff_runs(run.path, tmp_path / "other")
+
+
 def test_momentum_beyond_float32_survives_a_checkpoint(tmp_path):
     update = {"hardware__default__update__momentum": "s32f20 ties_even sat"}
     chosen = short(**update)
@@ -144,22 +204,31 @@ def test_momentum_beyond_float32_survives_a_checkpoint(tmp_path):
 
 
 def test_evaluation_changes_nothing(tmp_path):
-    chosen, images = short(), load("digits")
+    stochastic = {"hardware__default__w": "s8 auto:max stochastic8 sat",
+                  "hardware__default__x": "u8 auto:max stochastic8 sat"}
+    chosen, images = short(**stochastic), load("digits")
     machine = lab.Machine.build(chosen, images)
     batch = torch.from_numpy(images.train_x[:8]), torch.from_numpy(images.train_y[:8])
     lab._step(machine, *batch)
     before = copy.deepcopy(machine.state())
-    lab._accuracy(machine.model, images.test_x, images.test_y)
-    after = machine.state()
-    assert before["fracs"] == after["fracs"]
-    assert all(torch.equal(before["model"][key], after["model"][key]) for key in before["model"])
+    counts = copy.deepcopy([vars(c) for c in machine.backend.counts.values()])
+    first, second = (lab._accuracy(machine.model, images.test_x, images.test_y) for _ in range(2))
+    assert first == second
+    assert [vars(c) for c in machine.backend.counts.values()] == counts
+    assert lab_bytes(machine.state()) == lab_bytes(before)
 
 
 def test_diff_names_the_first_different_weight(tmp_path):
     one, two = lab.train(short(), tmp_path / "a"), lab.train(short(seed=2), tmp_path / "b")
-    lines = diff_runs(one.path, two.path)
-    assert lines[0] == "config.yaml:5  seed: 1 | seed: 2" or "seed" in lines[0]
-    assert lines[-1].startswith("... and ")
+    lines = diff_runs(one.path, two.path, limit=10**6)
+    assert re.fullmatch(r"config.yaml:\d+  seed: 1 \| seed: 2", lines[0])
+    with safe_open(one.path / WEIGHTS, "np") as a, safe_open(two.path / WEIGHTS, "np") as b:
+        left, right = a.get_tensor("fc1.weight"), b.get_tensor("fc1.weight")
+    y, x = (int(i) for i in np.argwhere(left != right)[0])
+    want = f"fc1.weight[{y}, {x}]  code {left[y, x]} | {right[y, x]}  (s24f20)"
+    assert next(line for line in lines if line.startswith("fc1.weight[")) == want
+    few = diff_runs(one.path, two.path)
+    assert few == [*lines[:20], f"... and {len(lines) - 20} more, {len(lines)} differences in all"]
 
 
 @pytest.fixture
@@ -211,6 +280,10 @@ def test_unknown_data_is_refused(source, message):
      "3 bytes of data for shape .20,.; it is truncated"),
     (lambda folder: (folder / "t10k-labels-idx1-ubyte").write_bytes(b"P5 28 28"), "no IDX file"),
     (lambda folder: (folder / "train-images-idx3-ubyte.gz").write_bytes(b"no gzip"), "gzip"),
+    (lambda folder: (folder / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0"),
+     "5 bytes end in its header"),
+    (lambda folder: (folder / "train-images-idx3-ubyte.gz").write_bytes(
+        gzip.compress(b"x" * 99)[:10] + b"\xff" * 40), "train-images-idx3-ubyte.gz: "),
 ])
 def test_malformed_mnist_is_refused(mnist, spoil, message):
     spoil(mnist)
@@ -222,6 +295,8 @@ def test_malformed_mnist_is_refused(mnist, spoil, message):
     ({"trainin": {}}, "unknown recipe key 'trainin': did you mean 'training'"),
     ({"training__epoch": 3}, "unknown recipe training key 'epoch': did you mean 'epochs'"),
     ({"training__epochs": 0}, "training.epochs 0: needs a whole number"),
+    ({"training__milestones": ["a"]}, "training.milestones .'a'.: needs a list of epochs"),
+    ({"network": 5}, "network 5: needs a mapping"),
     ({"training__lr": "fast"}, "training.lr 'fast': needs a number"),
     ({"seed": -1}, "seed -1: needs a whole number"),
 ])
@@ -233,6 +308,13 @@ def test_bad_recipe_is_refused(changes, message):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"network__relu1": "Relu"}, "unknown module of network.relu1 'Relu': did you mean 'ReLU'"),
     ({"network__fc2": {"Linear": {"out": 3}}}, "network.fc2"),
+    ({"network__fc2": {}}, "network 'fc2': .*: write NAME: MODULE"),
+    ({"network__fc2": {"ReLU": {}, "Flatten": {}}}, "network 'fc2': .*: write NAME: MODULE"),
+    ({"network__a.b": "ReLU"}, "without a dot in the name"),
+    ({"network__flatten": {"Flatten": {"start_dim": 7}}}, "network.flatten"),
+    ({"network__fc2": {"Linear": {"out_features": 1}}}, "the logits have classes 0 to 0"),
+    ({"data": 5}, "data 5: write digits"),
+    ({"hardware__default__grad_input": None}, "layer 'fc2': has no grad_input"),
     ({"hardware__default__errr": "s8"}, "config default key 'errr': did you mean 'error'"),
     ({"hardware__by_name": {"fc9": {}}}, "by_name.fc9: matches no module"),
     ({"hardware__default__w": "s8f6 ties_evn"}, "layer 'fc1' .*did you mean 'ties_even'"),
@@ -266,3 +348,17 @@ def test_whole_training_step_contains_no_float_sum():
     machine = lab.Machine.build(short(), images := load("digits"))
     with nn.audit(), pytest.raises(nn.FloatSum, match=r"aten\.sum"):
         machine.model(torch.from_numpy(images.train_x[:4])).sum()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({}, "holds no whole vector set"),
+    ({"hardware__default__forward": {"acc": "s17 sat", "tile": 8, "outer": "s20 sat"}},
+     "mac.v has one level of accumulation"),
+])
+def test_a_record_that_cannot_be_written_is_refused_before_training(changes, message, tmp_path):
+    (tmp_path / "step").mkdir()
+    if not changes:
+        (tmp_path / "step" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=message):
+        lab.train(short(**changes), tmp_path / "run", record=tmp_path / "step")
+    assert not (tmp_path / "run").exists()

@@ -34,10 +34,15 @@ REFUSED = {
     "adaptive pool": (lambda x: F.adaptive_avg_pool2d(x[None], 2), "aten._adaptive_avg_pool2d"),
     "interpolation": (lambda x: F.interpolate(x[None], scale_factor=2, mode="linear"),
                       "aten.upsample_linear1d"),
-    "attention": (lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None]), "aten.bmm"),
+    "attention": (lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None]), "aten.mul"),
     "index add": (lambda x: x.index_add(0, torch.tensor([0, 0]), x[:2]), "aten.index_add"),
     "scatter add": (lambda x: x.scatter_add(0, torch.zeros(4, 4, dtype=torch.long), x),
                     "aten.scatter_add"),
+    "product": (lambda x: x * x, "aten.mul"),
+    "quotient": (lambda x: x / 3, "aten.div"),
+    "exponential": (torch.exp, "aten.exp"),
+    "addcmul": (lambda x: torch.addcmul(x, x, x), "aten.addcmul"),
+    "lerp": (lambda x: torch.lerp(x, x, 0.3), "aten.lerp"),
 }
 # The gradient of a sum is a copy, and at most scaled.
 ELEMENTWISE_BACK = {"sum", "mean", "dot", "logsumexp", "index add", "scatter add"}
@@ -47,13 +52,13 @@ MOVES = {
     "stack": lambda x: torch.stack(x.unbind(0), 1), "pad": lambda x: F.pad(x, (1, 2)),
     "flip": lambda x: x.flip(0), "where": lambda x: torch.where(x > 0, x, 0),
     "clamp": lambda x: x.clamp(-1, 1), "to double": lambda x: x.double(), "clone": torch.clone,
-    "same-shape addition": lambda x: x + x,
+    "same-shape addition": lambda x: x + x, "subtraction from a number": lambda x: 1 - x,
+    "maximum": lambda x: x.clamp(min=3),
 }
 # Exact forward, but the gradients of what was copied are added up.
 SUMMED_BACK = {
     "broadcast addition": lambda x: x + torch.ones(3, 4, 4), "expand": lambda x: x.expand(3, 4, 4),
     "repeat": lambda x: x.repeat(2, 1), "gather": lambda x: x[torch.tensor([0, 0])],
-    "broadcast product": lambda x: x[:1] * torch.ones(4, 4),
 }
 
 
@@ -200,7 +205,8 @@ def test_host_ends_with_an_error_too():
 @pytest.mark.parametrize("add", [
     lambda a, b: a + b, lambda a, b: a.clone().add_(b), lambda a, b: torch.add(b, a, alpha=1),
     lambda a, b: a - (-b), lambda a, b: b.clone().add_(a, alpha=1),
-], ids=["+", "in place", "add", "-", "in place, the other way"])
+    lambda a, b: torch.rsub(-a, b), lambda a, b: torch.add(a, b, out=torch.empty(2)),
+], ids=["+", "in place", "add", "-", "in place, the other way", "rsub", "out"])
 @pytest.mark.parametrize(("a", "b", "exact"), [
     (2.0**24, 1.0, False), (2.0**20, 2.0**-6, False), (2.0**24 - 1, 1.0, True),
     (2.0**20, 2.0**-3, True), (0.5, -0.25, True), (0.0, 1e-30, True), (1.0, 1e-30, False),
@@ -236,3 +242,23 @@ def test_a_sum_of_two_layers_gradients_that_rounds_is_refused():
     y = torch.cat([one(x), two(x)])
     with nn.audit(), pytest.raises(nn.FloatSum, match="a float sum that rounds"):
         y.backward(torch.tensor([[4095.0], [4094.0]]))
+
+
+@pytest.mark.parametrize("copy", [
+    lambda x: x.float(), lambda x: torch.empty(2).copy_(x),
+    lambda x: torch.empty(1, 2).copy_(x),
+], ids=["to", "copy_", "copy_ with a broadcast"])
+@pytest.mark.parametrize(("value", "exact"), [(2.0**24 + 1, False), (2.0**24, True), (0.1, False)])
+def test_a_conversion_is_exact_or_refused(copy, value, exact):
+    x = torch.tensor([1.0, value], dtype=torch.float64)
+    with nn.audit():
+        if exact:
+            assert copy(x).reshape(-1).tolist() == [1.0, value]
+        else:
+            with pytest.raises(nn.FloatSum, match="rounds"):
+                copy(x)
+
+
+def test_a_scaled_addition_is_refused():
+    with nn.audit(), pytest.raises(nn.FloatSum):
+        torch.add(torch.zeros(2), torch.ones(2), alpha=0.1)

@@ -165,3 +165,9 @@ def test_a_backend_decides_the_codes():
     step = 2.0**-6  # of x and w
     want = [-value - step for value in flat(module(tensor(X)).tolist())]
     assert flat(inverted(tensor(X)).tolist()) == want
+
+
+@pytest.mark.parametrize("target", [[-1, 0], [0, 3]])
+def test_a_target_that_is_no_class_is_refused(target):
+    with pytest.raises(ValueError, match="the logits have classes 0 to 2"):
+        nn.cross_entropy(torch.zeros(2, 3), torch.tensor(target))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu import Cast, Format, Overflow, Rounding, nn, reference
+from emu import Cast, Format, LayerSpec, Overflow, Rounding, nn, reference
 from emu.nn import border
 
 DTYPES = [torch.float32, torch.float64]
@@ -167,3 +167,10 @@ def test_a_layer_names_the_tensor_that_is_not_finite(bad):
     layer = nn.Activation(spec={"y": "s8 auto:max"})
     with pytest.raises(ValueError, match=f"activation.y: {bad} is not finite"):
         layer(torch.tensor([bad]))
+
+
+@pytest.mark.parametrize(("text", "want"), [("s8 sat", 127), ("s8", 0), ("s8 sat_zero", 0)])
+def test_a_finite_value_of_any_size_enters_by_its_cast(text, want):
+    layer = nn.Layer("fc", LayerSpec.parse({"x": text}), nn.Backend())
+    got = layer.enter("x", torch.tensor([2.0**1000], dtype=torch.float64), training=False)
+    assert got.codes.tolist() == [want]

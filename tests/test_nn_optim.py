@@ -282,3 +282,16 @@ def test_a_rate_beyond_its_cast_is_refused(lr, momentum, message):
 def test_a_model_without_parameters_has_nothing_to_update():
     with pytest.raises(ValueError, match="no parameters"):
         nn.SGD(torch.nn.Sequential(nn.ReLU()), 0.5)
+
+
+def test_a_refused_step_moves_no_weight():
+    model = mlp({**PLAIN, "update": UPDATE})
+    optimizer = nn.SGD(model, 0.25, 0.5)
+    train(model, optimizer, [0])
+    before = masters(model), momenta(model, optimizer)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model[-1].bias.grad[-1] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        optimizer.step()
+    assert (masters(model), momenta(model, optimizer)) == before

@@ -76,6 +76,8 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
             raise ValueError(f"{file.name}: unit {file.unit!r} has no module in hw/rtl; known: "
                              f"{', '.join(CONTROLS)}")
     sources = _sources(rtl)
+    if junit is not None:
+        _check_writable(Path(junit))
     with _folder(work) as folder:
         for i, file in enumerate(files):
             (folder / f"{i}.hex").unlink(missing_ok=True)
@@ -88,9 +90,19 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
         report = Report(sim, tuple(_outcome(file, folder / f"{i}.log")
                                    for i, file in enumerate(files)))
     if junit is not None:
-        Path(junit).parent.mkdir(parents=True, exist_ok=True)
         Path(junit).write_text(_junit(report), encoding="utf-8")
     return report
+
+
+def _check_writable(path: Path) -> None:
+    """Raise ValueError, before the work rather than after it, where a report cannot go."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a"):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another file"
+                         ) from None
 
 
 def _sources(rtl: Sequence[Path]) -> list[Path]:
@@ -102,8 +114,9 @@ def _sources(rtl: Sequence[Path]) -> list[Path]:
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
         modules = re.findall(r"^\s*module\s+(\w+)", text, re.M)
-        if not modules:
-            raise ValueError(f"{path}: defines no Verilog module")
+        if not set(modules) & ours.keys():
+            raise ValueError(f"{path}: defines {', '.join(modules) or 'no module'}, and so "
+                             f"replaces nothing; name the module as ours: {', '.join(ours)}")
         for module in modules:
             ours.pop(module, None)
     return [*ours.values(), *(Path(path).resolve() for path in rtl),

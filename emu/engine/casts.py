@@ -7,7 +7,7 @@ import numpy as np
 
 from emu.engine import kernels
 from emu.engine.arrays import as_codes, check_width, largest, narrowed
-from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding, Rule
 
 BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
 
@@ -65,7 +65,7 @@ def _rand(rand, shape: tuple, to: Cast) -> np.ndarray:
 def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray, int]:
     """Floats as (int64 codes, frac): exactly, at the coarsest frac that holds them all.
 
-    With `limit`, frac is at most `limit`, and what is finer is rounded to odd there: a later cast
+    With `limit`, frac is from -512 to `limit`, and what is finer is rounded to odd there: a cast
     that drops two bits or more (STOCHASTIC: R + 2) gives what it would have given for the exact
     value. Magnitudes beyond 62 bits then saturate, or wrap if `wraps`. Raises ValueError for
     values that are not finite, and without `limit` for those that need more than 62 bits.
@@ -83,7 +83,7 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
     if limit is None and above - lowest > kernels.WIDEST:
         raise ValueError(f"off the grid: the values span {above - lowest} bits, codes have at "
                          f"most {kernels.WIDEST}; quantize them first")
-    frac = -lowest if limit is None else min(-lowest, limit)
+    frac = -lowest if limit is None else max(min(-lowest, limit), -MAX_FRAC)
     out = np.empty(floats.shape, np.int64)
     kernels.launch(kernels.encode_array, kernels.CAST * bits.size, bits.reshape(-1), frac, wraps,
                    out.reshape(-1))

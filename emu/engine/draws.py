@@ -3,6 +3,7 @@
 import numpy as np
 
 from emu.engine import kernels
+from emu.number import MAX_RAND_BITS
 
 STREAMS = 16
 
@@ -26,6 +27,9 @@ def random_operands(shape, rand_bits: int, loads) -> np.ndarray:
 
     `loads` are the 16 words of `load_words`. Returns int64 of `shape`.
     """
+    if not 1 <= rand_bits <= MAX_RAND_BITS or np.shape(loads) != (STREAMS,):
+        raise ValueError(f"{rand_bits} bits from {np.size(loads)} load words: a draw has 1 to "
+                         f"{MAX_RAND_BITS} bits, and there are {STREAMS} LFSRs")
     out = np.empty(shape, np.int64)
     kernels.lfsr_draws(np.array(loads, np.int64), rand_bits, out.reshape(-1))
     return out

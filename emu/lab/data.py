@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ def load(source: str) -> Images:
 
     Raises ValueError for an unknown source and for files that are missing or malformed.
     """
-    kind, _, folder = source.partition(":")
+    kind, _, folder = str(source).partition(":")
     if kind == "digits" and not folder:
         return _digits()
     if kind == "mnist" and folder:
@@ -69,11 +70,13 @@ def _idx(folder: Path, stem: str, ndim: int) -> np.ndarray:
         raise ValueError(f"data folder {folder}: has no {names[0]}, gzipped or not")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: {error}") from None
     if raw[:4] != bytes([0, 0, 8, ndim]):
         raise ValueError(f"{path}: starts with {raw[:4].hex()}, not 000008{ndim:02x}, so it is no "
                          f"IDX file of bytes with {ndim} axes")
+    if len(raw) < 4 + 4 * ndim:
+        raise ValueError(f"{path}: {len(raw)} bytes end in its header; it is truncated")
     shape = struct.unpack(f">{ndim}I", raw[4:4 + 4 * ndim])
     body = raw[4 + 4 * ndim:]
     if len(body) != math.prod(shape):

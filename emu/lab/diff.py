@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from emu.lab.run import CONFIG, METRICS, WEIGHTS
 
@@ -23,8 +23,11 @@ def diff_runs(a: Path, b: Path, limit: int = 20) -> list[str]:
                 raise ValueError(f"{path}: has no {name}, so it is neither a finished run nor a "
                                  "vector set; give two folders of one kind")
     found = chain(_text(a, b, CONFIG), _metrics(a, b), _weights(a, b))
-    lines = list(islice(found, limit))
-    more = sum(1 for _ in found)
+    try:
+        lines = list(islice(found, limit))
+        more = sum(1 for _ in found)
+    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{a} and {b}: one of their files is damaged ({error})") from None
     return lines + ([f"... and {more} more, {len(lines) + more} differences in all"] * (more > 0))
 
 

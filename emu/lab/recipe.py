@@ -39,7 +39,8 @@ class Training:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 64:
                 raise ValueError(f"recipe training.{name} {value!r}: needs a number from 0 to 64")
-        if not isinstance(self.milestones, tuple | list):
+        if not isinstance(self.milestones, tuple | list) or any(
+                type(epoch) is not int for epoch in self.milestones):
             raise ValueError(f"recipe training.milestones {self.milestones!r}: needs a list of "
                              "epochs")
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -71,6 +72,9 @@ class Recipe:
     def parse(cls, items: Mapping) -> Recipe:
         """A recipe from its mapping; raises ValueError naming an unknown or missing key."""
         check_keys(items, [f.name for f in fields(cls)], "recipe")
+        network = items.get("network", {"": None})
+        if not isinstance(network, Mapping) or not network:
+            raise ValueError(f"recipe network {network!r}: needs a mapping of names to modules")
         for key in ("about", "data", "network", "training", "hardware"):
             if key not in items:
                 raise ValueError(f"recipe: {key!r} is missing")
@@ -104,20 +108,32 @@ class Recipe:
 
         `in_features` and `in_channels` follow from the shape where they are left out.
         """
-        torch.manual_seed(self.seed)
         x = torch.zeros(1, *shape)
         modules = OrderedDict()
-        for name, entry in self.network.items():
-            kind, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-            if kind not in KINDS:
-                raise unknown(f"module of network.{name}", kind, KINDS)
-            sized = {"Linear": {"in_features": x.shape[-1]},
-                     "Conv2d": {"in_channels": x.shape[1]}}.get(kind, {})
-            try:
-                modules[name] = KINDS[kind](**{**sized, **(arguments or {})})
-                with torch.no_grad():
-                    x = modules[name](x)
-            except (TypeError, RuntimeError, ValueError) as error:
-                raise ValueError(f"recipe network.{name} {entry}: on an input of "
-                                 f"{tuple(x.shape)}: {str(error).splitlines()[0]}") from None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            for name, entry in self.network.items():
+                modules[name], x = _module(name, entry, x)
         return torch.nn.Sequential(modules).double()
+
+
+def _module(name: str, entry: object, x: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The module of one line of `network`, for an input like `x`, and its output."""
+    kind, arguments = entry, {}
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        kind, arguments = next(iter(entry.items()))
+    if not isinstance(name, str) or "." in name or not isinstance(kind, str) or not isinstance(
+            arguments, Mapping):
+        raise ValueError(f"recipe network {name!r}: {entry!r}: write NAME: MODULE or NAME: "
+                         "{MODULE: {argument: value}}, without a dot in the name")
+    if kind not in KINDS:
+        raise unknown(f"module of network.{name}", kind, KINDS)
+    sized = {"Linear": {"in_features": x.shape[-1]},
+             "Conv2d": {"in_channels": x.shape[1]}}.get(kind, {})
+    try:
+        module = KINDS[kind](**{**sized, **arguments})
+        with torch.no_grad():
+            return module, module(x)
+    except (TypeError, RuntimeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"recipe network.{name} {entry}: on an input of {tuple(x.shape)}: "
+                         f"{str(error).splitlines()[0]}") from None

@@ -55,17 +55,25 @@ class Run:
         if not (path / CONFIG).is_file():
             raise ValueError(f"run folder {path}: has no {CONFIG} to resume; leave --resume out "
                              "to start")
-        config, wanted = yaml.safe_load((path / CONFIG).read_text()), recipe.as_dict()
-        config["recipe"]["training"]["epochs"] = recipe.training.epochs  # may grow
-        for key, value in wanted.items():
+        try:
+            config = yaml.safe_load((path / CONFIG).read_text())
+            config["recipe"]["training"]["epochs"] = recipe.training.epochs  # may grow
+            run = cls(path, json.loads(_checkpoint(path)["metrics"]))
+        except FileNotFoundError:
+            run = cls(path, [])  # stopped before the first epoch's end
+        except Exception as error:  # whatever a damaged file makes yaml, json or torch raise
+            raise ValueError(f"run folder {path}: {CONFIG} or {CHECKPOINT} is damaged "
+                             f"({type(error).__name__}); start again in another folder") from None
+        for key, value in recipe.as_dict().items():
             if config["recipe"].get(key) != value:
                 raise ValueError(f"run folder {path}: was started with another {key}; resume with "
                                  "that recipe, or start in another folder")
+        if run.epochs > recipe.training.epochs:
+            raise ValueError(f"run folder {path}: has {run.epochs} epochs already, not "
+                             f"{recipe.training.epochs}; ask for as many or more")
         write(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
-        lines = []
-        if (path / CHECKPOINT).is_file():
-            lines = (path / METRICS).read_text().splitlines()
-        return cls(path, [json.loads(line) for line in lines])
+        run._write_metrics()
+        return run
 
     @property
     def epochs(self) -> int:
@@ -74,7 +82,7 @@ class Run:
 
     def state(self) -> dict:
         """The state after the last epoch."""
-        return torch.load(self.path / CHECKPOINT, weights_only=True)["state"]
+        return _checkpoint(self.path)["state"]
 
     def add_epoch(self, metrics: dict, state: dict) -> None:
         """Keep the metrics and the state of one more epoch."""
@@ -82,6 +90,10 @@ class Run:
         buffer = io.BytesIO()
         torch.save({"state": state, "metrics": json.dumps(self.metrics)}, buffer)
         write(self.path / CHECKPOINT, buffer.getvalue())
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        # From the checkpoint's own copy: a stop between the two files leaves no epoch half counted.
         write(self.path / METRICS,
               "".join(json.dumps(line) + "\n" for line in self.metrics).encode())
 
@@ -96,8 +108,15 @@ class Run:
 def write(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checkpoint(path: Path) -> dict:
+    return torch.load(path / CHECKPOINT, weights_only=True)
 
 
 @torch.no_grad()

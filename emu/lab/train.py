@@ -58,6 +58,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None =
     """
     images = load(recipe.data)
     machine = Machine.build(recipe, images)
+    _rehearse(recipe, images, record)
     run = Run.resume(out, recipe) if resume else Run.create(out, recipe, machine.model)
     if run.epochs:
         machine.load(run.state())
@@ -66,8 +67,20 @@ def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None =
         run.add_epoch(metrics, machine.state())
     run.finish(machine.model)
     if record is not None:
-        record_step(recipe, images, machine, record, progress)
+        record_step(recipe, images, machine, run.epochs, record, progress)
     return run
+
+
+def _rehearse(recipe: Recipe, images: Images, record: Path | None) -> None:
+    """One step on two images, so that what is refused is refused before anything is written."""
+    machine = Machine.build(recipe, images)
+    if record is not None:
+        golden.check_replaceable(record)
+        recorder = _recorded(machine)
+    machine.model.train()
+    _step(machine, torch.from_numpy(images.train_x[:2]), torch.from_numpy(images.train_y[:2]))
+    if record is not None:
+        golden.check_traces(recorder.traces)
 
 
 def float_accuracy(recipe: Recipe, progress: Progress | None = None) -> float:
@@ -85,15 +98,25 @@ def float_accuracy(recipe: Recipe, progress: Progress | None = None) -> float:
     return _accuracy(model, images.test_x, images.test_y)
 
 
-def record_step(recipe: Recipe, images: Images, machine: Machine, out: Path,
+def _recorded(machine: Machine) -> Recorder:
+    """Let a recorder compute for `machine` from here on."""
+    recorder = Recorder(machine.backend)
+    for layer in nn.layers(machine.model).values():
+        layer.backend = recorder
+    return recorder
+
+
+def record_step(recipe: Recipe, images: Images, machine: Machine, epoch: int, out: Path,
                 progress: Progress | None = None) -> Path:
-    """Write the training step that would come next, on a small batch, as golden vectors."""
+    """Write the step that would come next, the first of `epoch`, as golden vectors.
+
+    Its batch is cut to `record_batch` images.
+    """
     copy = Machine.build(recipe, images)
     copy.load(machine.state())
-    recorder = Recorder(copy.backend)
-    for layer in nn.layers(copy.model).values():
-        layer.backend = recorder
-    x, y = next(_batches(recipe, images, recipe.training.epochs, None, ""))
+    recorder = _recorded(copy)
+    _set_rate(copy.optimizer, recipe, epoch)
+    x, y = next(_batches(recipe, images, epoch, None, ""))
     x, y = x[:recipe.record_batch], y[:recipe.record_batch]
     copy.model.train()
     _step(copy, x, y)

@@ -1,11 +1,11 @@
 """The auditor: raises on any float arithmetic in ATen that could round or sum unseen.
 
-Inside `audit()` a float tensor may be moved, compared and combined elementwise; every other
-operation (contractions, reductions, normalisations, their backwards) raises, forward and
-backward, naming the operation and the layer that ran last. The list is of what is allowed, so an
-operation nobody thought of is refused. The sums that autograd makes itself (fan-out, shared
-parameters, repeated backward) are float additions: each is proved exact, or raises. `host()` marks
-what is meant to be float: the loss.
+Inside `audit()` a float tensor may be moved and compared; sums and conversions of two tensors
+(autograd makes such sums itself: fan-out, shared parameters, repeated backward) are each proved
+exact, or raise. Every other operation (contractions, reductions, products, functions, their
+backwards) raises, forward and backward, naming the operation and the layer that ran last. The list
+is of what is allowed, so an operation nobody thought of is refused. `host()` marks what is meant to
+be float: the loss.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _state = threading.local()
 
-# Operations that move or compare values and round nothing; views and elementwise ones are known
-# by their schema and tag.
+# Operations that move or compare values and round nothing; views are known by their schema.
 _EXACT = {
-    "_local_scalar_dense", "_to_copy", "_unsafe_view", "amax", "amin", "any", "argmax", "argmin",
-    "argsort", "cat", "clone", "constant_pad_nd", "copy_", "empty_like", "equal", "fill_", "flip",
+    "abs", "bitwise_and", "clamp", "clamp_max", "clamp_min", "eq", "ge", "gt", "isinf", "isnan",
+    "le", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "ne", "neg",
+    "relu", "relu_", "sign", "threshold_backward",
+    "_local_scalar_dense", "_unsafe_view", "amax", "amin", "any", "argmax", "argmin",
+    "argsort", "cat", "clone", "constant_pad_nd", "empty_like", "equal", "fill_", "flip",
     "full_like", "gather", "index", "index_select", "isfinite", "masked_fill", "max", "min",
     "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "nonzero", "ones_like",
     "repeat", "roll", "select_backward", "select_scatter", "slice_backward", "slice_scatter",
@@ -39,31 +41,46 @@ class _Auditor(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if getattr(_state, "host", 0):
             return func(*args, **(kwargs or {}))
-        if name in ("add", "add_", "sub", "sub_"):
+        if name in ("add", "add_", "sub", "sub_", "rsub"):
             return _proved_sum(func, *args, **(kwargs or {}))
-        allowed = func.is_view or torch.Tag.pointwise in func.tags or name in _EXACT
-        if not allowed and any(isinstance(x, torch.Tensor) and x.is_floating_point()
-                               for x in _flat([*args, *(kwargs or {}).values()])):
+        if name in ("_to_copy", "copy_"):
+            return _proved_copy(func, *args, **(kwargs or {}))
+        if not func.is_view and name not in _EXACT and any(
+                isinstance(x, torch.Tensor) and x.is_floating_point()
+                for x in _flat([*args, *(kwargs or {}).values()])):
             raise FloatSum(f"{func}: float arithmetic outside the hardware, after layer "
                            f"{getattr(_state, 'site', None)!r}; give this operation a fixed "
                            "module, or mark it as emu.nn.host()")
         return func(*args, **(kwargs or {}))
 
 
-def _proved_sum(func, a, b, alpha=1):
+def _proved_sum(func, a, b, alpha=1, **kwargs):
     """a + alpha * b, whose rounding error (Knuth's TwoSum) must be zero."""
     before = a.clone() if isinstance(a, torch.Tensor) else a
-    addend = (-b if "sub" in func._schema.name else b) * alpha
-    total = func(a, b, alpha=alpha) if alpha != 1 else func(a, b)
+    total = func(a, b, alpha=alpha, **kwargs)
     if isinstance(total, torch.Tensor) and total.is_floating_point():
-        a, b = (torch.as_tensor(x).to(torch.float64) for x in (before, addend))
+        a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (before, b))
+        name = func._schema.name
+        a, b = (b, -a) if "rsub" in name else (a, -b) if "sub" in name else (a, b)
         s = total.to(torch.float64)
         rest = s - a
-        if ((s != a + b) | ((a - (s - rest)) + (b - rest) != 0)).any():
+        if alpha != 1 or ((s != a + b) | ((a - (s - rest)) + (b - rest) != 0)).any():
             raise FloatSum(f"{func}: a float sum that rounds, after layer "
                            f"{getattr(_state, 'site', None)!r}; use float64 (model.double()), or "
                            "narrower formats for what is added")
     return total
+
+
+def _proved_copy(func, *args, **kwargs):
+    """A copy into another dtype, which must hold the values as they are."""
+    copy, source = func(*args, **kwargs), args[func._schema.name == "aten::copy_"]
+    wide, floats = torch.float64, copy.is_floating_point() or source.is_floating_point()
+    if floats and copy.dtype != source.dtype and not torch.equal(
+            copy.to(wide), source.to(wide).expand_as(copy)):
+        raise FloatSum(f"{func}: {source.dtype} to {copy.dtype} rounds, after layer "
+                       f"{getattr(_state, 'site', None)!r}; use one dtype, float64 for wide "
+                       "formats")
+    return copy
 
 
 def _flat(values):

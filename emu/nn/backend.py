@@ -114,12 +114,13 @@ class Backend:
         if to.rounding != Rounding.STOCHASTIC:
             return None
         loads = self.loads(place)
-        self.calls[place] += 1
+        self.calls[place] += place.training
         return engine.random_operands(shape, to.rand_bits, loads)
 
     def loads(self, place: Place) -> np.ndarray:
         """The LFSR load words of the next stochastic cast at `place`."""
-        # Evaluation draws under a name of its own, so that it moves no training operand.
+        # Evaluation draws under a name of its own and counts no calls: it moves no training
+        # operand, and gives the same answer each time.
         name = place.name if place.training else f"evaluation.{place.name}"
         return engine.load_words(self.seed, self.step, place.site, name, self.calls[place])
 

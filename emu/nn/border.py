@@ -55,7 +55,7 @@ def to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: str) ->
     """Codes of `form` as grid values `code * 2^-frac` in `dtype`, exactly."""
     check_carrier(form, dtype, name)
     carrier = np.float32 if dtype == torch.float32 else np.float64
-    return torch.from_numpy(codes.astype(carrier) * carrier(form.step))
+    return torch.from_numpy(np.asarray(codes.astype(carrier) * carrier(form.step)))
 
 
 def holding(codes: np.ndarray, frac: int) -> Format:

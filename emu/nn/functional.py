@@ -1,4 +1,7 @@
-"""The operations of fixed modules: autograd functions whose every sum runs in the backend.
+"""The operations of fixed modules: autograd functions whose every sum runs in integers.
+
+Multiply-accumulates, casts and divisions go through the layer's backend; the sums of pooling are
+exact and need no hardware spec, so they are the engine's own.
 
 Each takes the layer first and then what the torch function of the same name takes. Between
 layers tensors carry grid values: a layer casts what enters it, an accumulator leaves exactly
@@ -293,4 +296,7 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
                          "(N, classes) and (N,)")
     if not math.prod(logits.shape):
         raise ValueError(f"logits {tuple(logits.shape)}: an empty batch has no mean loss")
+    if not 0 <= int(target.min()) <= int(target.max()) < logits.shape[1]:
+        raise ValueError(f"target from {int(target.min())} to {int(target.max())}: the logits have "
+                         f"classes 0 to {logits.shape[1] - 1}")
     return _CrossEntropy.apply(logits, target)

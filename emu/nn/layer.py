@@ -50,26 +50,24 @@ class Layer:
 
     def enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         """A tensor of any finite floats, cast by the spec's `name` (x, w, b, error)."""
-        to, label = self.cast_of(name), f"{self.site}.{name}"
-        if isinstance(to, Rule):
-            last = self.fracs.get(name)
-            if training or last is None:
-                to = engine.cast_for(to, border.to_numpy(tensor, label), last)
-            else:
-                to = to.with_frac(last)
+        label = f"{self.site}.{name}"
+        to = self._choose(name, training, lambda rule, last: engine.cast_for(
+            rule, border.to_numpy(tensor, label), last))
         codes, frac = border.to_codes_for(tensor, to, label)
         return self._cast(name, codes, border.holding(codes, frac), to, training)
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
-        to = self.cast_of(name)
-        if isinstance(to, Rule):
-            last = self.fracs.get(name)
-            if training or last is None:
-                to = engine.cast_for_codes(to, codes, form.frac, last)
-            else:
-                to = to.with_frac(last)
+        to = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
+            rule, codes, form.frac, last))
         return self._cast(name, codes, form, to, training)
+
+    def _choose(self, name: str, training: bool, choose) -> Cast:
+        """The spec's cast, or the one that its rule becomes: chosen anew in training."""
+        to, last = self.cast_of(name), self.fracs.get(name)
+        if isinstance(to, Cast):
+            return to
+        return choose(to, last) if training or last is None else to.with_frac(last)
 
     def _cast(self, name: str, codes: np.ndarray, form: Format, to: Cast, training: bool) -> Codes:
         if training and isinstance(getattr(self.spec, name), Rule):

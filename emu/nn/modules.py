@@ -146,8 +146,9 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
     """Turn a float model, in place, into one that computes on the hardware of `config`.
 
     Parameters keep their identity and are brought onto the grid of their master weights
-    (`update.weight`). `backend` (default: a new `Backend`) is shared by all layers. Raises
-    ValueError for a module that has no fixed version, and for settings that match none.
+    (`update.weight`). `backend` (default: a new `Backend`) is shared by all layers. The state of
+    rules is not part of `state_dict`: keep `layers(model)[...].fracs` beside it. Raises ValueError,
+    and changes nothing, for a module that has no fixed version and for settings that match none.
     """
     config, backend = Config.parse(config), backend or Backend()
     leaves = [(name, module) for name, module in model.named_modules()

@@ -52,15 +52,18 @@ class SGD(torch.optim.Optimizer):
         """One update of every parameter that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         backends = {id(layer.backend): layer.backend for layer in self.layers.values()}
-        for group in self.param_groups:
-            parameter = group["params"][0]
-            if parameter.grad is not None:
-                self._update(parameter, group)
+        updates = [(group, self._update(group["params"][0], group)) for group in self.param_groups
+                   if group["params"][0].grad is not None]
+        for group, (weight, momentum) in updates:  # nothing is refused from here on
+            group["params"][0].copy_(weight)
+            self.state[group["params"][0]]["momentum"] = momentum
         for backend in backends.values():
             backend.end_step()
         return loss
 
-    def _update(self, parameter: torch.nn.Parameter, group: dict) -> None:
+    def _update(self, parameter: torch.nn.Parameter, group: dict
+                ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The new weight and momentum of one parameter; changes neither."""
         layer, name = self.layers[parameter], group["name"]
         spec = layer.spec.update
         label = f"{layer.site}.{name}"
@@ -72,14 +75,14 @@ class SGD(torch.optim.Optimizer):
         codes, frac = border.to_codes_for(parameter.grad, spec.grad, f"{label}.grad")
         grad = layer.backend.cast(layer.place(f"update.{name}.grad", True), codes,
                                   border.holding(codes, frac), spec.grad).codes
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros(parameter.shape, dtype=torch.int64)
-        found = layer.backend.sgd(
-            layer.place(f"update.{name}", True), master_codes(parameter, spec, label),
-            state["momentum"].numpy(), grad, lr, mu, spec)
-        state["momentum"] = torch.from_numpy(found.momentum)
-        parameter.copy_(border.to_tensor(found.weight, spec.weight.format, parameter.dtype, label))
+        momentum = self.state.get(parameter, {}).get("momentum")
+        if momentum is None:
+            momentum = torch.zeros(parameter.shape, dtype=torch.int64)
+        found = layer.backend.sgd(layer.place(f"update.{name}", True),
+                                  master_codes(parameter, spec, label), momentum.numpy(), grad,
+                                  lr, mu, spec)
+        return (border.to_tensor(found.weight, spec.weight.format, parameter.dtype, label),
+                torch.from_numpy(found.momentum))
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but momentum stays int64: torch would cast it to the parameter's dtype."""
