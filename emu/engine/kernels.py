@@ -92,6 +92,21 @@ def fit(x, s):
     return rail(x, s)
 
 
+@njit(cache=True, inline="always")
+def adds_one(mode, floor, above, tie, negative):
+    """Whether a rest that is not zero takes the floor one up, in a deterministic mode."""
+    odd = floor & 1 == 1
+    return (mode == TO_POS
+            or (mode == TO_ZERO and negative) or (mode == TO_AWAY and not negative)
+            or (mode == TO_ODD and not odd)
+            or (mode >= TIES_NEG and above)
+            or (tie and (mode == TIES_POS
+                         or (mode == TIES_ZERO and negative)
+                         or (mode == TIES_AWAY and not negative)
+                         or (mode == TIES_EVEN and odd)
+                         or (mode == TIES_ODD and not odd))))
+
+
 @njit(cache=True)
 def round_shift(x, n, s, rand):
     """floor(x / 2^n) plus the rounding's bit, n >= 1."""
@@ -108,24 +123,8 @@ def round_shift(x, n, s, rand):
     if mode == STOCHASTIC:
         r = rand << (n - s.rand_bits) if n >= s.rand_bits else rand >> (s.rand_bits - n)
         return floor + np.int64(rest + r >= np.int64(1) << n)
-    if mode == TO_POS:
-        return floor + 1
-    if mode == TO_ZERO:
-        return floor + np.int64(x < 0)
-    if mode == TO_AWAY:
-        return floor + np.int64(x >= 0)
-    if mode == TO_ODD:
-        return floor | 1
     half = np.int64(1) << (n - 1)
-    if rest != half:
-        return floor + np.int64(rest > half)
-    if mode == TIES_POS or (mode == TIES_ZERO and x < 0) or (mode == TIES_AWAY and x >= 0):
-        return floor + 1
-    if mode == TIES_EVEN:
-        return floor + (floor & 1)
-    if mode == TIES_ODD:
-        return floor | 1
-    return floor
+    return floor + np.int64(adds_one(mode, floor, rest > half, rest == half, x < 0))
 
 
 @njit(cache=True)
@@ -364,19 +363,10 @@ def divide_array(x, divisor, s, out, inside):
         whole = divisor[i]
         floor = top // whole
         rest = top - floor * whole
-        mode, negative, odd = s.rounding, top < 0, floor & 1 == 1
-        above, tie, lost = rest > whole - rest, rest == whole - rest, rest > 0
-        up = ((mode == TO_POS and lost)
-              or (mode == TO_ZERO and lost and negative)
-              or (mode == TO_AWAY and lost and not negative)
-              or (mode == TO_ODD and lost and not odd)
-              or (mode >= TIES_NEG and above)
-              or (mode == TIES_POS and tie)
-              or (mode == TIES_ZERO and tie and negative)
-              or (mode == TIES_AWAY and tie and not negative)
-              or (mode == TIES_EVEN and tie and odd)
-              or (mode == TIES_ODD and tie and not odd))
-        rounded = floor + np.int64(up)
+        rounded = floor
+        if rest != 0:
+            rounded += np.int64(adds_one(s.rounding, floor, rest > whole - rest,
+                                         rest == whole - rest, top < 0))
         out[i] = fit(rounded, s)
         inside[i] = fits(rounded, s)
         outside += np.int64(not inside[i])
