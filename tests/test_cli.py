@@ -78,6 +78,14 @@ def test_rtl_that_replaces_nothing_is_refused(emu, tmp_path):
     assert "my_mac, and so replaces nothing; name the module as ours: lfsr, mac" in err
 
 
+def test_a_simulation_that_fails_leaves_no_report(emu, tmp_path):
+    emu("vectors", SPEC, "--out", "mine")
+    (tmp_path / "mac.v").write_text("module mac (input wire a) endmodule\n")
+    status, _, err = emu("cosim", "mine", "--rtl", "mac.v", "--junit", "r.xml", "--waves", "w.fst")
+    assert (status, err.count("\n")) == (2, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mac.v", "mine"]
+
+
 def test_diff_of_vector_sets_names_file_and_line(emu):
     emu("vectors", SPEC, "--out", "a")
     shutil.copytree("a", "b")
@@ -127,6 +135,7 @@ def test_help_lists_the_commands(emu):
     (["train", "digits-mlp-int8", "--epochs", "0"], "epochs 0: needs a whole number"),
     (["cosim", "nowhere"], "nowhere"),
     (["cosim", "--junit", "/dev/null/report.xml"], "cannot be written"),
+    (["cosim", "--waves", "/dev/null/waves.fst"], "cannot be written"),
     (["diff", "nowhere", "elsewhere"], "nowhere: has no config.yaml"),
 ])
 def test_bad_input_is_one_line_and_exit_status_2(emu, tmp_path, arguments, message):

@@ -76,8 +76,9 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
             raise ValueError(f"{file.name}: unit {file.unit!r} has no module in hw/rtl; known: "
                              f"{', '.join(CONTROLS)}")
     sources = _sources(rtl)
-    if junit is not None:
-        _check_writable(Path(junit))
+    for path in (junit, waves):
+        if path is not None:
+            _check_writable(Path(path))
     with _folder(work) as folder:
         for i, file in enumerate(files):
             (folder / f"{i}.hex").unlink(missing_ok=True)
@@ -86,7 +87,8 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
         (folder / "top.v").write_text(top(files, bubbles))
         with _told(files, folder, progress):
             simulate(sim, folder, "top", [*sources, folder / "top.v"], "replay", len(files),
-                     plusargs=[f"+files={len(files)}"], waves=waves)
+                     plusargs=[f"+files={len(files)}"],
+                     waves=None if waves is None else Path(waves))
         report = Report(sim, tuple(_outcome(file, folder / f"{i}.log")
                                    for i, file in enumerate(files)))
     if junit is not None:
@@ -98,8 +100,11 @@ def _check_writable(path: Path) -> None:
     """Raise ValueError, before the work rather than after it, where a report cannot go."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
         with open(path, "a"):
             pass
+        if not there:
+            path.unlink()  # an empty report would look like one, should the work fail
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another file"
                          ) from None
