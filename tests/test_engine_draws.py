@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu import engine, reference
+from emu import Cast, engine, reference
 
 SITES = st.text(max_size=12) | st.sampled_from(["", "conv1", "bloß.ключ", "层.0", "a:b:c", "🙂"])
 COUNTS = st.integers(0, 2**64)
@@ -46,7 +46,7 @@ def test_a_draw_is_repeated_exactly():
 
 
 def test_operands_drive_the_stochastic_cast_as_defined():
-    to = reference.Cast.parse("s6 stochastic5 sat")
+    to = Cast.parse("s6 stochastic5 sat")
     loads = reference.load_words(3, 0, "act", "forward", 0)
     codes = list(range(-100, 100))
     want = [reference.cast(x, 3, to, rand) for x, rand in

@@ -6,7 +6,7 @@ import pytest
 from engine_cases import filled
 
 from emu import Cast, Format, MacSpec, UpdateSpec, engine
-from emu.engine import kernels
+from emu.engine.kernels import jit
 
 S8, S20 = Format(8), Format(20)
 X, W = filled((3, 4, 7, 7), S8, 0), filled((6, 2, 3, 3), S8, 1)
@@ -64,7 +64,7 @@ def threads():
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_two_threads_write_what_one_writes(operation, threads, monkeypatch):
-    monkeypatch.setattr(kernels, "TEAM", 0)  # else arrays this small run on one thread anyway
+    monkeypatch.setattr(jit, "TEAM", 0)  # else arrays this small run on one thread anyway
     threads(1)
     want = [np.asarray(part).tobytes() for part in operation()]
     threads(2)
@@ -72,20 +72,20 @@ def test_two_threads_write_what_one_writes(operation, threads, monkeypatch):
     assert got == want
 
 
-@pytest.mark.parametrize(("additions", "want"), [(kernels.TEAM - 1, 1), (kernels.TEAM, 2)])
+@pytest.mark.parametrize(("additions", "want"), [(jit.TEAM - 1, 1), (jit.TEAM, 2)])
 def test_a_team_of_threads_starts_where_it_is_worth_it(additions, want, threads):
     threads(2)
-    assert kernels.launch(numba.get_num_threads, additions) == want
+    assert jit.launch(numba.get_num_threads, additions) == want
 
 
 def test_a_small_operation_gives_the_threads_back(threads):
     threads(2)
-    kernels.launch(numba.get_num_threads, 0)
+    jit.launch(numba.get_num_threads, 0)
     assert numba.get_num_threads() == 2
 
 
 def test_an_operation_that_fails_gives_the_threads_back(threads):
     threads(2)
     with pytest.raises(ZeroDivisionError):
-        kernels.launch(lambda: 1 // 0, 0)
+        jit.launch(lambda: 1 // 0, 0)
     assert numba.get_num_threads() == 2

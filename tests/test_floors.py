@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "emu/number.py": set(),
     "emu/spec.py": {"emu.number"},
-    "emu/reference.py": {"emu.number", "emu.spec"},
+    "emu/reference": {"emu.number", "emu.spec"},
     "emu/engine": {"emu.number", "emu.spec", "numpy", "numba"},
     "emu/golden": {"emu.number", "emu.spec", "emu.reference", "emu.__version__"},
     "emu/cosim": {"emu.number", "emu.spec", "emu.reference", "emu.golden", "cocotb",

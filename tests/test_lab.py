@@ -15,7 +15,7 @@ import yaml
 from safetensors import safe_open
 
 from emu import nn
-from emu.engine import kernels
+from emu.engine.kernels import jit
 from emu.lab import run as run_module
 from emu.lab import train as lab
 from emu.lab.data import load
@@ -110,7 +110,7 @@ def test_two_runs_write_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("name", ["digits-mlp-int8", "digits-cnn-int8"])
 def test_one_and_two_threads_write_the_same_bytes(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "TEAM", 0)  # else most of these arrays run on one thread anyway
+    monkeypatch.setattr(jit, "TEAM", 0)  # else most of these arrays run on one thread anyway
     runs, before = [], (numba.get_num_threads(), torch.get_num_threads())
     try:
         for threads in (1, 2):

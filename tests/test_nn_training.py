@@ -8,7 +8,7 @@ from fixed_layers import HARDWARE, UPDATE, masters, momenta, tensor, train_step
 from integer_network import some
 
 from emu import LayerSpec, nn
-from emu.engine import kernels
+from emu.engine.kernels import jit
 
 MEAN = {"y": "s9f4 ties_even sat", "error": "s8f6 ties_away sat"}
 LR, MU = 0.15625, 0.9  # 0.9 is no code of its cast: both sides have to round it
@@ -122,7 +122,7 @@ def test_a_second_run_gives_the_same_codes(hardware):
 
 @pytest.mark.parametrize("name", ["rounded", "stochastic everywhere"])
 def test_one_thread_and_two_give_the_same_bytes(name, monkeypatch):
-    monkeypatch.setattr(kernels, "TEAM", 0)  # else arrays this small run on one thread anyway
+    monkeypatch.setattr(jit, "TEAM", 0)  # else arrays this small run on one thread anyway
     runs = []
     before = numba.get_num_threads()
     try:

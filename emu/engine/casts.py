@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine import kernels
 from emu.engine.arrays import as_codes, check_width, largest, narrowed
+from emu.engine.kernels.border import encode_array, exponents
+from emu.engine.kernels.casts import WIDEST, cast_array, stage
+from emu.engine.kernels.jit import CAST, launch
 from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding, Rule
 
 BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
@@ -43,8 +45,8 @@ def cast_full(codes, frac: int, to: Cast, rand=None) -> Casted:
     check_width(to.format)
     operands = _rand(rand, x.shape, to)
     out, inside = np.empty_like(x), np.empty(x.shape, np.bool_)
-    outside = kernels.launch(kernels.cast_array, kernels.CAST * x.size, x.reshape(-1),
-                             kernels.stage(frac, to), operands, out.reshape(-1),
+    outside = launch(cast_array, CAST * x.size, x.reshape(-1),
+                             stage(frac, to), operands, out.reshape(-1),
                              inside.reshape(-1))
     return Casted(narrowed(out, to.format), inside, int(outside))
 
@@ -74,18 +76,18 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
     if floats.dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype {floats.dtype}: the border takes float32 or float64")
     bits = np.asarray(floats, np.float64, order="C").view(np.int64)
-    lowest, above = kernels.exponents(bits.reshape(-1))
+    lowest, above = exponents(bits.reshape(-1))
     if above < lowest and lowest == 0:
         bad = floats.reshape(-1)[~np.isfinite(floats.reshape(-1))][0]
         raise ValueError(f"{bad} is not finite; codes hold numbers only")
     if above < lowest:  # all zero
         return np.zeros(floats.shape, np.int64), 0 if limit is None else limit
-    if limit is None and above - lowest > kernels.WIDEST:
+    if limit is None and above - lowest > WIDEST:
         raise ValueError(f"off the grid: the values span {above - lowest} bits, codes have at "
-                         f"most {kernels.WIDEST}; quantize them first")
+                         f"most {WIDEST}; quantize them first")
     frac = -lowest if limit is None else max(min(-lowest, limit), -MAX_FRAC)
     out = np.empty(floats.shape, np.int64)
-    kernels.launch(kernels.encode_array, kernels.CAST * bits.size, bits.reshape(-1), frac, wraps,
+    launch(encode_array, CAST * bits.size, bits.reshape(-1), frac, wraps,
                    out.reshape(-1))
     return out, frac
 

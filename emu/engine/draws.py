@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from emu.engine import kernels
+from emu.engine.kernels.draws import fnv1a, lfsr_draws
 from emu.number import MAX_RAND_BITS
 
 STREAMS = 16
@@ -13,7 +13,7 @@ def load_words(seed: int, step: int, site: str, pass_: str, call: int) -> np.nda
 
     FNV-1a over `seed:step:site:pass:call:stream`, then MurmurHash3's fmix32; 0 becomes 1.
     """
-    words = np.array([kernels.fnv1a(np.frombuffer(
+    words = np.array([fnv1a(np.frombuffer(
         f"{seed}:{step}:{site}:{pass_}:{call}:{stream}".encode(), np.uint8))
         for stream in range(STREAMS)], np.uint32)
     words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
@@ -31,5 +31,5 @@ def random_operands(shape, rand_bits: int, loads) -> np.ndarray:
         raise ValueError(f"{rand_bits} bits from {np.size(loads)} load words: a draw has 1 to "
                          f"{MAX_RAND_BITS} bits, and there are {STREAMS} LFSRs")
     out = np.empty(shape, np.int64)
-    kernels.lfsr_draws(np.array(loads, np.int64), rand_bits, out.reshape(-1))
+    lfsr_draws(np.array(loads, np.int64), rand_bits, out.reshape(-1))
     return out

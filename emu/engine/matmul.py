@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from emu.engine import kernels
 from emu.engine.arrays import as_codes, largest, narrowed
+from emu.engine.kernels.casts import stage
+from emu.engine.kernels.jit import launch
+from emu.engine.kernels.mac import Steps, exact_matmul, step_matmul
 from emu.number import Overflow
 from emu.spec import MacSpec
 
@@ -35,15 +37,15 @@ def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None) 
     if overflowed is not None and (overflowed.shape, overflowed.dtype) != (out.shape, out.dtype):
         raise ValueError(f"overflowed: {overflowed.dtype} {overflowed.shape} counts for outputs "
                          f"{out.shape}; give int64 of that shape")
-    acc = kernels.stage(0, mac.acc)
+    acc = stage(0, mac.acc)
     if out.size and order_free(a, b, start, mac, overflowed is not None):
-        kernels.launch(kernels.exact_matmul, a.size * N, a, b, start, mac.product.format.frac, acc,
+        launch(exact_matmul, a.size * N, a, b, start, mac.product.format.frac, acc,
                        out)
     elif out.size:
-        outer = kernels.stage(mac.acc.format.frac, mac.result)
-        steps = kernels.Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
-        kernels.launch(kernels.step_matmul, a.size * N, a, b, start,
-                       kernels.stage(0, mac.product), acc, outer, steps, out,
+        outer = stage(mac.acc.format.frac, mac.result)
+        steps = Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
+        launch(step_matmul, a.size * N, a, b, start,
+                       stage(0, mac.product), acc, outer, steps, out,
                        NONE if overflowed is None else overflowed)
     return narrowed(out, mac.result.format)
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from emu.engine import kernels
 from emu.engine.arrays import as_codes, check_width, largest, narrowed, pair
 from emu.engine.casts import Casted
 from emu.engine.conv import Geometry
+from emu.engine.kernels.casts import divide_array, stage
+from emu.engine.kernels.jit import CAST, launch
+from emu.engine.kernels.pool import max_pool, scatter, spread_windows, window_sum
 from emu.number import Cast, Rounding
 
 
@@ -27,7 +29,7 @@ def max_pool2d(x, kernel, stride=None, padding=0) -> tuple[np.ndarray, np.ndarra
     planes, kernel, stride, padding, size = _windows(x, kernel, stride, padding)
     out = np.empty((planes.shape[0], *size), np.int64)
     index = np.empty_like(out)
-    kernels.launch(kernels.max_pool, out.size * kernel[0] * kernel[1], planes, kernel, stride,
+    launch(max_pool, out.size * kernel[0] * kernel[1], planes, kernel, stride,
                    padding, out, index)
     shape = (*np.shape(x)[:-2], *size)
     return out.reshape(shape).astype(np.asarray(x).dtype), index.reshape(shape)
@@ -42,7 +44,7 @@ def max_pool2d_grad(error, index, size) -> np.ndarray:
                          f"has pixels 0 to {size[0] * size[1] - 1}")
     lead = int(np.prod(error.shape[:-2]))
     out = np.zeros((lead, size[0] * size[1]), np.int64)
-    kernels.launch(kernels.scatter, error.size, error.reshape(lead, *error.shape[-2:]),
+    launch(scatter, error.size, error.reshape(lead, *error.shape[-2:]),
                    index.reshape(lead, *error.shape[-2:]), out)
     return out.reshape(*error.shape[:-2], *size)
 
@@ -56,7 +58,7 @@ def window_sums(x, kernel, stride=None, padding=0, count_include_pad: bool = Tru
     planes, kernel, stride, padding, size = _windows(x, kernel, stride, padding)
     _check_sum(planes, kernel[0] * kernel[1])
     out, count = np.empty((planes.shape[0], *size), np.int64), np.empty(size, np.int64)
-    kernels.launch(kernels.window_sum, out.size * kernel[0] * kernel[1], planes, kernel, stride,
+    launch(window_sum, out.size * kernel[0] * kernel[1], planes, kernel, stride,
                    padding, out, count)
     divisor = np.full(size, kernel[0] * kernel[1]) if count_include_pad else count
     return out.reshape(*np.shape(x)[:-2], *size), divisor
@@ -70,7 +72,7 @@ def window_spread(shares, size, kernel, stride=None, padding=0) -> np.ndarray:
     if want != shares.shape[-2:]:
         raise ValueError(f"shares {shares.shape}: windows on {tuple(size)} give {want}")
     _check_sum(shares, kernel[0] * kernel[1])
-    kernels.launch(kernels.window_spread, shares.size * kernel[0] * kernel[1],
+    launch(spread_windows, shares.size * kernel[0] * kernel[1],
                    shares.reshape(len(planes), *want), kernel, stride, padding, planes)
     return planes.reshape(blank.shape)
 
@@ -112,9 +114,9 @@ def divide(x, divisor: np.ndarray, frac: int, to: Cast) -> Casted:
     zeros, most = min(max(n, 0), 63), np.iinfo(np.int64).max
     divisor = np.where(divisor > most >> zeros, most, divisor << zeros)
     out, inside = np.empty_like(x), np.empty(x.shape, np.bool_)
-    outside = kernels.launch(kernels.divide_array, kernels.CAST * x.size, x.reshape(-1),
+    outside = launch(divide_array, CAST * x.size, x.reshape(-1),
                              np.broadcast_to(divisor, x.shape).reshape(-1),
-                             kernels.stage(frac, to), out.reshape(-1), inside.reshape(-1))
+                             stage(frac, to), out.reshape(-1), inside.reshape(-1))
     return Casted(narrowed(out, to.format), inside, int(outside))
 
 

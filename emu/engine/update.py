@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine import kernels
 from emu.engine.arrays import as_codes
 from emu.engine.casts import _rand
+from emu.engine.kernels.casts import stage
+from emu.engine.kernels.jit import CAST, launch
+from emu.engine.kernels.update import sgd_arrays
 from emu.spec import UpdateSpec
 
 
@@ -37,10 +39,10 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
     finer_m, finer_w = max(in_momentum, fracs["grad"]), max(in_weight, fracs["weight"])
     shifts = (finer_m - fracs["grad"], finer_m - in_momentum,
               finer_w - fracs["weight"], finer_w - in_weight)
-    outside_m, outside_w = kernels.launch(
-        kernels.sgd_arrays, 2 * kernels.CAST * weight.size, weight.reshape(-1),
+    outside_m, outside_w = launch(
+        sgd_arrays, 2 * CAST * weight.size, weight.reshape(-1),
         momentum.reshape(-1), grad.reshape(-1), lr, mu, shifts,
-        kernels.stage(finer_m, spec.momentum), kernels.stage(finer_w, spec.weight),
+        stage(finer_m, spec.momentum), stage(finer_w, spec.weight),
         _rand(rand_momentum, weight.shape, spec.momentum),
         _rand(rand_weight, weight.shape, spec.weight))
     return Updated(weight, momentum, int(outside_w), int(outside_m))

@@ -1,0 +1,43 @@
+"""The definition of every operation, on Python ints: slow, exact, and meant to be read.
+
+Tensors are nested lists of codes. Nothing here knows of numpy, of speed, or of any other
+implementation; the engine, the Verilog and the vectors are all checked against it.
+"""
+
+from emu.reference.casts import (
+    cast,
+    divide,
+    fit,
+    overflows,
+    passes,
+    quantize,
+    relu,
+    relu_grad,
+    round_divide,
+    round_shift,
+)
+from emu.reference.draws import LFSR_MASK, STREAMS, lfsr_draw, load_words, random_operands
+from emu.reference.mac import dot, dot_steps
+from emu.reference.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
+from emu.reference.sums import (
+    bias_grad,
+    bias_grad_terms,
+    conv2d,
+    conv2d_grad_input,
+    conv2d_grad_input_terms,
+    conv2d_grad_weight,
+    conv2d_grad_weight_terms,
+    conv2d_terms,
+    matmul,
+    matmul_terms,
+)
+from emu.reference.update import sgd
+
+__all__ = [
+    "LFSR_MASK", "STREAMS", "avg_pool2d", "avg_pool2d_grad", "bias_grad", "bias_grad_terms",
+    "cast", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
+    "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps", "fit",
+    "lfsr_draw", "load_words", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad",
+    "overflows", "passes", "quantize", "random_operands", "relu", "relu_grad", "round_divide",
+    "round_shift", "sgd",
+]

@@ -1,0 +1,101 @@
+"""Casts: rounding, then fitting. The only place where bits are lost."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from emu.number import Cast, Overflow, Rounding
+
+
+def _round_up(rest: int, whole: int, floor: int, negative: bool, rounding: Rounding) -> bool:
+    """Whether the floor plus `rest/whole` is rounded to floor + 1; 0 <= rest < whole."""
+    odd, lost, above, tie = floor % 2 == 1, rest > 0, 2 * rest > whole, 2 * rest == whole
+    match rounding:
+        case Rounding.TO_NEG: return False
+        case Rounding.TO_POS: return lost
+        case Rounding.TO_ZERO: return lost and negative
+        case Rounding.TO_AWAY: return lost and not negative
+        case Rounding.TO_ODD: return lost and not odd
+        case Rounding.TIES_NEG: return above
+        case Rounding.TIES_POS: return above or tie
+        case Rounding.TIES_ZERO: return above or (tie and negative)
+        case Rounding.TIES_AWAY: return above or (tie and not negative)
+        case Rounding.TIES_EVEN: return above or (tie and odd)
+        case Rounding.TIES_ODD: return above or (tie and not odd)
+    raise ValueError(f"{rounding.name}: needs a random operand, so only a shift can use it; "
+                     "divide with a deterministic rounding")
+
+
+def round_divide(x: int, divisor: int, rounding: Rounding) -> int:
+    """x / divisor to a whole number, divisor > 0. Raises ValueError for STOCHASTIC."""
+    floor, rest = divmod(x, divisor)
+    return floor + _round_up(rest, divisor, floor, x < 0, rounding)
+
+
+def round_shift(x: int, n: int, to: Cast, rand: int | None = None) -> int:
+    """x / 2^n to a whole number, in the rounding of `to`; an exact left shift where n <= 0.
+
+    `rand` is the random operand of STOCHASTIC: R = `to.rand_bits` bits, read as a fraction of 1.
+    """
+    if to.rounding == Rounding.STOCHASTIC and (rand is None or not 0 <= rand < 1 << to.rand_bits):
+        raise ValueError(f"rand {rand}: {to} needs a random operand of {to.rand_bits} bits")
+    if n <= 0:
+        return x << -n
+    if to.rounding != Rounding.STOCHASTIC:
+        return round_divide(x, 1 << n, to.rounding)
+    floor, rest = divmod(x, 1 << n)
+    return floor + (rest + (rand << n >> to.rand_bits) >= 1 << n)
+
+
+def overflows(x: int, to: Cast) -> bool:
+    """Whether the rounded x is outside the range of `to`'s overflow mode."""
+    lo, hi = to.range
+    return not lo <= x <= hi
+
+
+def fit(x: int, to: Cast) -> int:
+    """The rounded x as a code of `to`."""
+    lo, hi = to.range
+    match to.overflow:
+        case Overflow.WRAP: return (x - lo) % (1 << to.format.width) + lo
+        case Overflow.SAT | Overflow.SAT_SYM: return max(lo, min(hi, x))
+        case Overflow.SAT_ZERO: return x if lo <= x <= hi else 0
+
+
+def cast(x: int, frac: int, to: Cast, rand: int | None = None) -> int:
+    """A code with `frac` fraction bits as a code of `to`.
+
+    >>> [cast(x, 4, Cast.parse("s4 ties_even sat")) for x in (24, 40, -24, 900)]
+    [2, 2, -2, 7]
+    """
+    return fit(round_shift(x, frac - to.format.frac, to, rand), to)
+
+
+def passes(x: int, frac: int, to: Cast, rand: int | None = None) -> bool:
+    """The straight-through gradient of the cast: False where saturation changed the value."""
+    rounded = round_shift(x, frac - to.format.frac, to, rand)
+    return to.overflow == Overflow.WRAP or not overflows(rounded, to)
+
+
+def quantize(x: float, to: Cast, rand: int | None = None) -> int:
+    """The float border: a finite float is a fraction over a power of two, cast exactly."""
+    if not isfinite(x):
+        raise ValueError(f"{x} is not finite; codes hold numbers only")
+    numerator, denominator = x.as_integer_ratio()
+    return cast(numerator, denominator.bit_length() - 1, to, rand)
+
+
+def divide(x: int, divisor: int, frac: int, to: Cast) -> int:
+    """x * 2^-frac / divisor as a code of `to`: one rounding, then fit."""
+    n = frac - to.format.frac
+    return fit(round_divide(x << max(-n, 0), divisor << max(n, 0), to.rounding), to)
+
+
+def relu(x: int) -> int:
+    """max(x, 0)."""
+    return max(x, 0)
+
+
+def relu_grad(error: int, x: int) -> int:
+    """The error where x > 0, else 0."""
+    return error if x > 0 else 0
