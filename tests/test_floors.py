@@ -13,7 +13,7 @@ FLOORS = {
     "emu/number.py": set(),
     "emu/spec.py": {"emu.number"},
     "emu/reference": {"emu.number", "emu.spec"},
-    "emu/engine": {"emu.number", "emu.spec", "numpy", "numba"},
+    "emu/engine": {"emu.number", "emu.spec", "numpy", "numba", "llvmlite"},
     "emu/golden": {"emu.number", "emu.spec", "emu.reference", "emu.__version__"},
     "emu/cosim": {"emu.number", "emu.spec", "emu.reference", "emu.golden", "cocotb",
                   "cocotb_tools", "find_libpython"},

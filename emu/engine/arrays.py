@@ -9,11 +9,13 @@ from emu.number import Format
 DTYPES = [np.dtype(name) for name in ("int8", "int16", "int32", "int64")]
 
 
-def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = None) -> np.ndarray:
-    """`codes` as a C-contiguous int64 array, checked against `form`.
+def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = None,
+             dtype: type | None = np.int64) -> np.ndarray:
+    """`codes` as a C-contiguous array of `dtype`, checked against `form`.
 
-    Raises ValueError for a dtype that is no integer (or uint64, which no int64 holds), for
-    another number of axes, and for a code outside its format.
+    With dtype None they stay as they lie, in a signed integer dtype. Raises ValueError for a dtype
+    that is no integer (or uint64, which no int64 holds), for another number of axes, and for a code
+    outside its format.
     """
     array = np.asarray(codes)
     if array.size == 0 and not isinstance(codes, np.ndarray):
@@ -25,12 +27,21 @@ def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = No
         raise ValueError(f"{name}: shape {array.shape} has {array.ndim} axes, needs {ndim}")
     if form is not None and array.size:
         check_width(form)
-        low, high = int(array.min()), int(array.max())
-        if low < form.lo or high > form.hi:
-            code = low if low < form.lo else high
-            raise ValueError(f"{name}: code {code} is outside {form}, whose codes go from "
-                             f"{form.lo} to {form.hi}; cast it first")
-    return np.require(array, np.int64, ["C", "W"])  # numba compiles anew for read-only ones
+        _check_range(array, name, form)
+    if dtype is None:
+        return array if array.dtype.kind == "i" else array.astype(f"i{2 * array.itemsize}")
+    return np.require(array, dtype, ["C", "W"])  # numba compiles anew for read-only ones
+
+
+def _check_range(array: np.ndarray, name: str, form: Format) -> None:
+    limits = np.iinfo(array.dtype)
+    if form.lo <= limits.min and limits.max <= form.hi:
+        return  # no code of this dtype can be outside
+    low, high = int(array.min()), int(array.max())
+    if low < form.lo or high > form.hi:
+        code = low if low < form.lo else high
+        raise ValueError(f"{name}: code {code} is outside {form}, whose codes go from {form.lo} to "
+                         f"{form.hi}; cast it first")
 
 
 def check_width(form: Format) -> None:

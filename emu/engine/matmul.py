@@ -1,62 +1,108 @@
-"""The MAC over whole matrices: the fastest path that is provably exact, else step by step."""
+"""The MAC over whole matrices."""
+
+import dataclasses
+import functools
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, largest, narrowed
+from emu.engine import paths
+from emu.engine.arrays import as_codes, narrowed
+from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
-from emu.engine.kernels.mac import Steps, exact_matmul, step_matmul
-from emu.number import Overflow
+from emu.engine.kernels.tiles import ROWS
 from emu.spec import MacSpec
 
 NONE = np.empty((0, 0), np.int64)
 
 
-def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None) -> np.ndarray:
+def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None,
+           path: str | None = None) -> np.ndarray:
     """(M, K) @ (K, N) -> codes of `mac.result` (M, N), accumulated in the order of k.
 
     `bias` (N,) holds codes of `mac.result.format`. `overflowed`, an int64 array (M, N), is
-    increased by the number of overflowing steps of each output.
+    increased by the number of overflowing steps of each output. `path` forces one of the paths of
+    `paths.candidates`, or "plain"; raises ValueError where it would not be exact.
 
     >>> mac = MacSpec.parse("{a: s8, b: s8, acc: s8 sat}")
     >>> matmul(np.array([[100, 100, -100], [100, -100, 100]]), np.ones((3, 1), int), mac)
     array([[ 27],
            [100]], dtype=int8)
     """
-    a, b = as_codes(a, "a", mac.a, 2), as_codes(b, "b", mac.b, 2)
+    a, b = (as_codes(codes, name, form, 2, None)
+            for codes, name, form in ((a, "a", mac.a), (b, "b", mac.b)))
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {a.shape[1]} and "
                          f"{b.shape[0]} differ")
-    M, N = a.shape[0], b.shape[1]
-    start = np.zeros(N, np.int64)
+    m, n = a.shape[0], b.shape[1]
+    start = np.zeros(n, np.int64)
     if bias is not None:
         start = as_codes(bias, "bias", mac.result.format, 1)
-    if start.shape != (N,):
-        raise ValueError(f"bias: shape {start.shape} for {N} outputs; give one for each column")
-    out = np.empty((M, N), np.int64)
-    if overflowed is not None and (overflowed.shape, overflowed.dtype) != (out.shape, out.dtype):
+    if start.shape != (n,):
+        raise ValueError(f"bias: shape {start.shape} for {n} outputs; give one for each column")
+    if overflowed is not None and (overflowed.shape, overflowed.dtype) != ((m, n), np.int64):
         raise ValueError(f"overflowed: {overflowed.dtype} {overflowed.shape} counts for outputs "
-                         f"{out.shape}; give int64 of that shape")
-    acc = stage(0, mac.acc)
-    if out.size and order_free(a, b, start, mac, overflowed is not None):
-        launch(exact_matmul, a.size * N, a, b, start, mac.product.format.frac, acc,
-                       out)
-    elif out.size:
-        outer = stage(mac.acc.format.frac, mac.result)
-        steps = Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
-        launch(step_matmul, a.size * N, a, b, start,
-                       stage(0, mac.product), acc, outer, steps, out,
-                       NONE if overflowed is None else overflowed)
-    return narrowed(out, mac.result.format)
+                         f"{(m, n)}; give int64 of that shape")
+    if not m * n:
+        return narrowed(np.empty((m, n), np.int64), mac.result.format)
+    if overflowed is not None or path == "plain":
+        return narrowed(plain(a, b, mac, start, overflowed), mac.result.format)
+    # Columns fill whole vectors, rows do not: turn the product over where that wastes less.
+    wide = lambda rows, columns: -(-rows // ROWS) * -(-columns // 32) * 32 * ROWS  # noqa: E731
+    if wide(n, m) < wide(m, n):
+        out = accumulate(b.T, paths.Matrix(a.T), mac, start[:, None], path)
+        return narrowed(np.ascontiguousarray(out.T), mac.result.format)
+    return narrowed(accumulate(a, paths.Matrix(b), mac, start[None], path), mac.result.format)
 
 
-def order_free(a: np.ndarray, b: np.ndarray, bias: np.ndarray, mac: MacSpec, count: bool) -> bool:
-    """Whether the exact sum, fitted once at the end, is the MAC's result."""
-    if not mac.exact_product or mac.outer is not None:
-        return False
-    if mac.acc.overflow == Overflow.WRAP and not count:
-        return True  # reduction modulo 2^width commutes with addition
-    terms = a.shape[1] * (largest(a) * largest(b) << mac.product.format.frac)
-    lo, hi = mac.acc.range
-    reach = largest(bias) + terms
-    return lo <= -reach and reach <= hi  # every prefix is in [-reach, reach]: no step overflows
+def plain(a, b, mac: MacSpec, start: np.ndarray, overflowed: np.ndarray | None = None
+          ) -> np.ndarray:
+    """The MAC as the definition writes it, on int64 matrices."""
+    shape = a.shape[0], b.shape[1]
+    out = np.empty(shape, np.int64)
+    a, b, start = (np.require(codes, np.int64, ["C", "W"])
+                   for codes in (a, b, np.broadcast_to(start, shape)))
+    outer = stage(mac.acc.format.frac, mac.result)
+    steps = kernels.Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
+    launch(kernels.step_matmul, a.size * b.shape[1], a, b, start, stage(0, mac.product),
+           stage(0, mac.acc), outer, steps, out, NONE if overflowed is None else overflowed)
+    return out
+
+
+def accumulate(rows: np.ndarray, columns, mac: MacSpec, start: np.ndarray,
+               path: str | None = None) -> np.ndarray:
+    """rows (M, K) against columns (K, count) -> codes of `mac.result` (M, count).
+
+    `start` holds the start values and broadcasts to the result. Raises ValueError where `path`
+    would not be exact.
+    """
+    if mac.outer is not None:
+        return _two_levels(rows, columns, mac, start, path)
+    problem = paths.Problem(rows, columns, mac, start)
+    chosen = paths.choose(problem, path)
+    if chosen == "plain":
+        return plain(rows, columns.matrix(), mac, start)
+    return paths.compute(problem, chosen, start)[:rows.shape[0], :columns.count]
+
+
+def _two_levels(rows, columns, mac, start, path):
+    """Tile by tile: the inner level is a MAC of its own, spilled into the outer register."""
+    inner = _inner(mac)
+    spilled = np.empty((rows.shape[0], columns.count), np.int64)
+    spilled[...] = start
+    outer = stage(mac.acc.format.frac, mac.outer)
+    begin = np.zeros((1, 1), np.int64)
+    for k in range(0, rows.shape[1], mac.tile):
+        if mac.reload:
+            begin = np.empty_like(spilled)
+            launch(kernels.align, spilled.size * 4, spilled, outer.n, stage(0, mac.acc), begin)
+        found = accumulate(rows[:, k:k + mac.tile], columns.part(k, k + mac.tile), inner, begin,
+                           path)
+        launch(kernels.spill, spilled.size * 8, np.require(found, np.int64, ["C", "W"]), outer,
+               int(mac.reload), spilled)
+    return spilled
+
+
+@functools.lru_cache
+def _inner(mac: MacSpec) -> MacSpec:
+    return dataclasses.replace(mac, tile=None, outer=None, reload=False)

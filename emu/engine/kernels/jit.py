@@ -21,22 +21,26 @@ def sources() -> str:
 
 
 class KernelCache(FunctionCache):
-    """Numba's on-disk cache, except that a change of any kernel file makes all entries stale.
+    """Numba's on-disk cache, keyed by every kernel file and by a name.
 
     Numba itself looks only at the file of the function it compiles: a helper in another file could
-    change under a cached caller.
+    change under a cached caller. The name tells apart kernels that one factory returns.
     """
 
+    def __init__(self, function, name: str):
+        super().__init__(function)
+        self.name = name
+
     def _index_key(self, sig, codegen):
-        return (*super()._index_key(sig, codegen), sources())
+        return sig, codegen.magic_tuple(), self.name, sources()
 
 
-def kernel(function=None, **options):
+def kernel(function=None, name: str = "", **options):
     """Compile a function on its first call, or load what an earlier process compiled."""
     if function is None:
-        return functools.partial(kernel, **options)
+        return functools.partial(kernel, name=name, **options)
     compiled = njit(**options)(function)
-    compiled._cache = KernelCache(function)  # what cache=True does, with another cache
+    compiled._cache = KernelCache(function, name)  # what cache=True does, with another cache
     return compiled
 
 

@@ -1,4 +1,4 @@
-"""The MAC on int64 matrices: as it is built, step by step, and as one exact sum."""
+"""The MAC on int64 matrices as it is built, step by step: what every faster path must equal."""
 
 from typing import NamedTuple
 
@@ -21,20 +21,6 @@ class Steps(NamedTuple):
 
 
 @kernel(parallel=True)
-def exact_matmul(a, b, bias, shift, acc, out):
-    """(M, K) @ (K, N) << shift, plus bias (N,), modulo 2^64 and then fitted once."""
-    for t in prange(a.shape[0]):
-        row = np.zeros(b.shape[1], np.int64)
-        for k in range(a.shape[1]):
-            x = a[t, k]
-            if x != 0:
-                for j in range(b.shape[1]):
-                    row[j] += x * b[k, j]
-        for j in range(b.shape[1]):
-            out[t, j] = fit((row[j] << shift) + bias[j], acc)
-
-
-@kernel(parallel=True)
 def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
     """The MAC as it is built: load, multiply, round, add, fit, in the order of k.
 
@@ -53,7 +39,7 @@ def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
         total = np.zeros(n, np.int64)
         bad = np.zeros(n, np.bool_)
         for j in range(n):
-            register[j] = spilled[j] = bias[j0 + j]
+            register[j] = spilled[j] = bias[i, j0 + j]
         for k in range(K):
             x, y = a[i, k], b[k, j0:j0 + n]
             if tile != 0 and k % tile == 0:
@@ -90,3 +76,20 @@ def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
                 bad[j] = False
         for j in range(n):
             out[i, j0 + j] = register[j] if tile == 0 else spilled[j]
+
+
+@kernel(parallel=True)
+def align(spilled, zeros, acc, out):
+    """The outer register (M, N) back in the accumulator: `zeros` appended, then fitted."""
+    for i in prange(spilled.shape[0]):
+        for j in range(spilled.shape[1]):
+            out[i, j] = fit(spilled[i, j] << zeros, acc)
+
+
+@kernel(parallel=True)
+def spill(found, outer, reload, spilled):
+    """Cast accumulators (M, N) to the outer register: added to it, or in its place."""
+    for i in prange(found.shape[0]):
+        for j in range(found.shape[1]):
+            code, _ = cast_one(found[i, j], outer, np.int64(0))
+            spilled[i, j] = fit(code if reload else spilled[i, j] + code, outer)

@@ -1,0 +1,353 @@
+"""Tiles: ROWS x columns of accumulators that stay in registers while k runs.
+
+One template writes every kernel of the MAC. Its parts:
+
+- operand a: packed (tiles, words, ROWS); a word holds one, two or four consecutive k of a row and
+  is spread over a vector;
+- operand x: flat; row k starts at `off[k] + q`, q being the tile's first column. `off[k] = k * ld`
+  is a matrix; other offsets are a convolution, whose operand rows are shifted images. Rows of one
+  word are interleaved in registers;
+- `product`: how a vector of products arises and is added;
+- `rounds`: which bits of each product are dropped, and how;
+- `step`: what the accumulator does after `lanes` words.
+
+Padding (rows, columns, k) is zero, which changes no accumulator: 0 rounds to 0 and adds nothing.
+"""
+
+from typing import NamedTuple
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from emu.engine.kernels.vector import DOUBLE, I8, I32, I64, Vector, vector_bits
+
+ROWS = 8 if vector_bits() == 512 else 4
+REPLAY = 8  # vectors of outputs replayed together, so that their additions overlap
+GROUP = 16  # outputs in a vector of the tracked kernel
+FLIP = -128  # xor with it turns int8 codes into uint8 codes + 128, and back
+
+
+class Rails(NamedTuple):
+    """What a kernel is told at run time, in units of its elements."""
+
+    lo: int
+    hi: int
+    c0: int  # the three constants of the rounding, see `rounding_constants`
+    c1: int
+    c2: int
+    drop: int  # bits dropped from each product
+    lanes: int  # words added before the accumulator fits
+
+
+class Lane(NamedTuple):
+    """One kind of kernel: element type, stored type of x, and the parts of the template."""
+
+    elem: ir.Type
+    stored: ir.Type
+    product: str  # "mul", "vpdpwssd" (one product), "pairs", "quads"
+    rounds: str = "none"  # or "constant" (c0 alone), "full"
+    step: str = "clamp"  # or "native" (the element type's own rails), "none"
+    vectors: int = 2  # side by side in a tile
+
+    @property
+    def width(self) -> int:
+        """Elements in a vector."""
+        return vector_bits() // (64 if self.elem == DOUBLE else self.elem.width)
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile."""
+        return self.width * self.vectors
+
+    @property
+    def word(self) -> int:
+        """Consecutive k in one word of a."""
+        return {"pairs": 2, "quads": 4}.get(self.product, 1)
+
+
+def tile(lane: Lane):
+    """The intrinsic `run(a, x, off, c, row_tile, q, rails)`: all k of one tile of c.
+
+    a (tiles, words, ROWS), x flat, off (words * lane.word,), c (rows, columns); c holds the start
+    values and receives the results. The number of words is a multiple of `rails.lanes`.
+    """
+
+    @intrinsic
+    def run(typing, a, x, off, c, row_tile, q, rails):
+        def codegen(context, builder, signature, arguments):
+            a, x, off, c = _arrays(context, builder, signature, arguments, 4)
+            row_tile, q = arguments[4:6]
+            work = _Work(lane, builder, x.data, off.data, _rails(builder, arguments[6]))
+            a_row, words = _row_tile(builder, a, row_tile)
+            places = _places(builder, lane, c, row_tile, q)
+            held = work.start({at: work.v.load(c.data, place, lane.elem)
+                               for at, place in places.items()})
+            columns = [builder.add(q, I64(j * lane.width)) for j in range(lane.vectors)]
+            with work.steps(words) as (_, each_word):
+                with each_word() as w:
+                    b = [work.operand(w, column) for column in columns]
+                    for r in range(ROWS):
+                        spread = work.spread(a_row, builder.add(
+                            builder.mul(w, I64(ROWS)), I64(r)))
+                        for j in range(lane.vectors):
+                            work.change(held[r, j], lambda total, a=spread, b=b[j]:
+                                        work.add(total, a, b))
+                for at in places:
+                    work.change(held[at], work.fit)
+            for at, place in places.items():
+                work.v.store(builder.load(held[at]), c.data, place)
+            return context.get_dummy_value()
+
+        return types.void(a, x, off, c, row_tile, q, rails), codegen
+
+    return run
+
+
+def tracked_tile(lane: Lane):
+    """`run(a, x, off, c, block_sums, margin, risk, row_tile, q, rails)`: exact sums, watched.
+
+    As `tile`, but after every `rails.lanes` words the prefix, once `block_sums` (tiles, blocks,
+    ROWS) is added, is compared with the least and greatest so far. risk (rows, columns / GROUP)
+    says of each vector of outputs whether any left [lo + margin, hi - margin], margin (rows,).
+    """
+
+    @intrinsic
+    def run(typing, a, x, off, c, block_sums, margin, risk, row_tile, q, rails):
+        def codegen(context, builder, signature, arguments):
+            a, x, off, c, sums, margin, risk = _arrays(context, builder, signature, arguments, 7)
+            row_tile, q = arguments[7:9]
+            rails = _rails(builder, arguments[9])
+            work = _Work(lane, builder, x.data, off.data, rails)
+            v = work.v
+            a_row, words = _row_tile(builder, a, row_tile)
+            sums_row, _ = _row_tile(builder, sums, row_tile)
+            places = _places(builder, lane, c, row_tile, q)
+            first = {at: v.load(c.data, place, lane.elem) for at, place in places.items()}
+            held, least, greatest = (work.start(first) for _ in range(3))
+            columns = [builder.add(q, I64(j * lane.width)) for j in range(lane.vectors)]
+            with work.steps(words) as (block, each_word):
+                with each_word() as w:
+                    b = [work.operand(w, column) for column in columns]
+                    for r in range(ROWS):
+                        spread = work.spread(a_row, builder.add(
+                            builder.mul(w, I64(ROWS)), I64(r)))
+                        for j in range(lane.vectors):
+                            work.change(held[r, j], lambda total, a=spread, b=b[j]:
+                                        work.add(total, a, b))
+                for r in range(ROWS):
+                    share = work.spread(sums_row, builder.add(
+                        builder.mul(block, I64(ROWS)), I64(r)))
+                    for j in range(lane.vectors):
+                        at = r, j
+                        work.change(held[at], lambda total, share=share: builder.add(total, share))
+                        prefix = builder.load(held[at])
+                        work.change(least[at], lambda x, y=prefix: v.least(x, y))
+                        work.change(greatest[at], lambda x, y=prefix: v.greatest(x, y))
+            top = builder.mul(row_tile, I64(ROWS))
+            groups = builder.sdiv(_size(builder, c, 1), I64(GROUP))
+            for (r, j), place in places.items():
+                v.store(builder.load(held[r, j]), c.data, place)
+                row = builder.add(top, I64(r))
+                room = work.spread(margin.data, row)
+                # hi - margin, and not max + margin, which could leave int32 where the sum did
+                over = v.any(">", builder.load(greatest[r, j]),
+                             builder.sub(work.rail["hi"], room))
+                under = v.any("<", builder.load(least[r, j]), builder.add(work.rail["lo"], room))
+                group = builder.add(builder.mul(row, groups), builder.sdiv(columns[j], I64(GROUP)))
+                builder.store(builder.zext(builder.or_(over, under), I8),
+                              builder.gep(risk.data, [group]))
+            return context.get_dummy_value()
+
+        return types.void(a, x, off, c, block_sums, margin, risk, row_tile, q, rails), codegen
+
+    return run
+
+
+def replay_tile(lane: Lane):
+    """`run(a, x, off, c, rows, columns, first, flip, rails)`: step single vectors again.
+
+    The vectors `first` to `first + REPLAY` of the lists `rows` and `columns` are stepped from
+    what c holds there. `flip` is added to every code of x.
+    """
+
+    @intrinsic
+    def run(typing, a, x, off, c, rows, columns, first, flip, rails):
+        def codegen(context, builder, signature, arguments):
+            a, x, off, c, rows, columns = _arrays(context, builder, signature, arguments, 6)
+            first, flip = arguments[6:8]
+            work = _Work(lane, builder, x.data, off.data, _rails(builder, arguments[8]))
+            lifted = work.v.splat(builder.trunc(flip, lane.elem))
+            words, ld = _size(builder, a, 1), _size(builder, c, 1)
+            where, held = [], {}
+            for r in range(REPLAY):
+                at = builder.add(first, I64(r))
+                row, column = (builder.load(builder.gep(p.data, [at])) for p in (rows, columns))
+                row_tile = builder.sdiv(row, I64(ROWS))
+                a_row, _ = _row_tile(builder, a, row_tile)
+                a_row = builder.gep(a_row, [builder.srem(row, I64(ROWS))])
+                place = builder.add(builder.mul(row, ld), column)
+                where.append((a_row, column, place))
+                held[r] = work.v.load(c.data, place, lane.elem)
+            held = work.start(held)
+            with work.steps(words) as (_, each_word):
+                with each_word() as w:
+                    for r, (a_row, column, _) in enumerate(where):
+                        b = builder.add(work.operand(w, column), lifted)
+                        spread = work.spread(a_row, builder.mul(w, I64(ROWS)))
+                        work.change(held[r], lambda total, a=spread, b=b: work.add(total, a, b))
+                for place in held.values():
+                    work.change(place, work.fit)
+            for r, (_, _, place) in enumerate(where):
+                work.v.store(builder.load(held[r]), c.data, place)
+            return context.get_dummy_value()
+
+        return types.void(a, x, off, c, rows, columns, first, flip, rails), codegen
+
+    return run
+
+
+class _Work:
+    """The parts of the template for one lane."""
+
+    def __init__(self, lane, builder, x, off, rails):
+        self.lane, self.builder, self.x, self.off, self.rails = lane, builder, x, off, rails
+        self.v = v = Vector(builder, lane.elem, lane.width)
+        if v.is_float:
+            number = lambda x: builder.sitofp(x, DOUBLE)  # noqa: E731
+        else:
+            number = lambda x: x if v.elem == I64 else builder.trunc(x, v.elem)  # noqa: E731
+        self.rail = {name: v.splat(number(getattr(rails, name)))
+                     for name in ("lo", "hi", "c0", "c1", "c2", "drop")}
+
+    def start(self, values):
+        """A place for each value, which LLVM makes a register."""
+        held = {}
+        for at, value in values.items():
+            held[at] = cgutils.alloca_once(self.builder, value.type)
+            self.builder.store(value, held[at])
+        return held
+
+    def change(self, place, function):
+        self.builder.store(function(self.builder.load(place)), place)
+
+    def steps(self, words):
+        """Loop over the accumulator's steps: yields (step, loop over the step's words)."""
+        return _steps(self.builder, words, self.rails.lanes)
+
+    def spread(self, base, index):
+        """base[index] in every element."""
+        return self.v.splat(self.builder.load(self.builder.gep(base, [index])))
+
+    def operand(self, w, column):
+        """The vector of x that word w of a is multiplied with."""
+        builder, lane = self.builder, self.lane
+        rows = [builder.add(column, builder.load(builder.gep(self.off, [
+            builder.add(builder.mul(w, I64(lane.word)), I64(i))]))) for i in range(lane.word)]
+        if lane.word == 1:
+            return self.v.load(self.x, rows[0], lane.stored)
+        raw = [Vector(builder, lane.stored, lane.width).load(self.x, row, lane.stored)
+               for row in rows]
+        # Row i's element l becomes part i of word l.
+        while len(raw) > 1:
+            half = len(raw) // 2
+            raw = [self._interleave(raw[i], raw[i + half]) for i in range(half)]
+        found = builder.bitcast(raw[0], self.v.type)
+        if lane.product == "quads":  # unsigned: codes + 128
+            found = builder.xor(found, self.v.constant(0x80808080))
+        return found
+
+    def _interleave(self, x, y):
+        n = x.type.count
+        order = [at for i in range(n) for at in (i, n + i)]
+        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, 2 * n), order))
+
+    def add(self, total, a, b):
+        """total + the rounded product, or products."""
+        lane, v = self.lane, self.v
+        if lane.product == "quads":
+            return v.vpdpbusd(total, b, a)
+        if lane.product == "pairs" or (lane.product == "vpdpwssd" and lane.rounds == "none"):
+            return v.vpdpwssd(total, a, b)
+        if lane.rounds == "none" and lane.step != "native":
+            return v.multiply_add(a, b, total)
+        add = v.add_saturating if lane.step == "native" else self.builder.add
+        return add(total, self._rounded(a, b))
+
+    def _rounded(self, a, b):
+        lane, v, rail, builder = self.lane, self.v, self.rail, self.builder
+        if lane.product == "vpdpwssd":  # adds c0 for nothing
+            return builder.ashr(v.vpdpwssd(rail["c0"], a, b), rail["drop"])
+        product = builder.mul(a, b)
+        if lane.rounds == "none":
+            return product
+        raised = builder.add(product, rail["c0"])
+        if lane.rounds == "full":
+            top = v.constant(v.elem.width - 1)
+            negative = builder.ashr(product, top)
+            odd = builder.ashr(builder.shl(product, builder.sub(top, rail["drop"])), top)
+            raised = builder.add(raised, builder.and_(negative, rail["c1"]))
+            raised = builder.add(raised, builder.and_(odd, rail["c2"]))
+        return builder.ashr(raised, rail["drop"])
+
+    def fit(self, total):
+        if self.lane.step != "clamp":
+            return total
+        return self.v.greatest(self.v.least(total, self.rail["hi"]), self.rail["lo"])
+
+
+class _steps:
+    def __init__(self, builder, words, lanes):
+        self.builder, self.lanes = builder, lanes
+        self.loop = cgutils.for_range(builder, builder.sdiv(words, lanes))
+
+    def __enter__(self):
+        self.step = self.loop.__enter__().index
+        return self.step, self._words
+
+    def __exit__(self, *raised):
+        return self.loop.__exit__(*raised)
+
+    def _words(self):
+        first = self.builder.mul(self.step, self.lanes)
+        return _Offset(self.builder, cgutils.for_range(self.builder, self.lanes), first)
+
+
+class _Offset:
+    def __init__(self, builder, loop, first):
+        self.builder, self.loop, self.first = builder, loop, first
+
+    def __enter__(self):
+        return self.builder.add(self.first, self.loop.__enter__().index)
+
+    def __exit__(self, *raised):
+        return self.loop.__exit__(*raised)
+
+
+def _arrays(context, builder, signature, arguments, count):
+    return [context.make_array(kind)(context, builder, value) for kind, value in
+            zip(signature.args[:count], arguments[:count], strict=True)]
+
+
+def _rails(builder, value):
+    return Rails(*cgutils.unpack_tuple(builder, value))
+
+
+def _size(builder, array, axis):
+    return cgutils.unpack_tuple(builder, array.shape)[axis]
+
+
+def _row_tile(builder, packed, row_tile):
+    """(where the tile begins, its words) of an array (tiles, words, ROWS)."""
+    words = _size(builder, packed, 1)
+    first = builder.mul(builder.mul(row_tile, words), I64(ROWS))
+    return builder.gep(packed.data, [first]), words
+
+
+def _places(builder, lane, c, row_tile, q):
+    """The index in c of each vector of the tile."""
+    ld, top = _size(builder, c, 1), builder.mul(row_tile, I64(ROWS))
+    return {(r, j): builder.add(builder.mul(builder.add(top, I64(r)), ld),
+                                builder.add(q, I64(j * lane.width)))
+            for r in range(ROWS) for j in range(lane.vectors)}
