@@ -1,4 +1,4 @@
-"""Convolution and its two gradients, each brought to one matmul per group.
+"""Convolution and its two gradients on accumulators.
 
 Layouts are torch's: x (N, C, H, W), w (O, C/groups, KH, KW), error (N, O, OH, OW). The order of k
 is the definition's: (channel block, ky, kx, channel in the block), or (n, oy, ox) for weights;
@@ -6,10 +6,11 @@ padding, holes and channels beyond the last are zeros that keep their place.
 """
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from emu.engine.arrays import as_codes, pair
-from emu.engine.matmul import matmul
+from emu.engine import im2col
+from emu.engine.arrays import as_codes, narrowed, pair
+from emu.engine.matmul import accumulate
+from emu.engine.planes import Pixels, Planes, Shifted
 from emu.spec import MacSpec
 
 
@@ -45,129 +46,111 @@ class Geometry:
         if error[1:] != want:
             raise ValueError(f"error {error}: an input of {size} under w {w} needs (N, *{want})")
 
+    def before(self, kernel: tuple) -> tuple[int, int]:
+        """The border above and to the left of the error that the input gradient reads."""
+        return tuple(d * (k - 1) - p for d, k, p in
+                     zip(self.dilation, kernel, self.padding, strict=True))
+
 
 def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, groups=1,
-           overflowed: np.ndarray | None = None) -> np.ndarray:
-    """Accumulator codes (N, O, OH, OW); bias (O,); `overflowed` counts as in `matmul`."""
-    geometry = Geometry(stride, padding, dilation, groups)
-    x, w = as_codes(x, "x", mac.a, 4), as_codes(w, "w", mac.b, 4)
-    geometry.check(x.shape[1], w.shape)
+           overflowed: np.ndarray | None = None, path: str | None = None) -> np.ndarray:
+    """Accumulator codes (N, O, OH, OW); bias (O,); `overflowed` and `path` as in `matmul`."""
+    g = Geometry(stride, padding, dilation, groups)
+    x, w = as_codes(x, "x", mac.a, 4, None), as_codes(w, "w", mac.b, 4, None)
+    g.check(x.shape[1], w.shape)
     if bias is not None and np.shape(bias) != w.shape[:1]:
         raise ValueError(f"bias: shape {np.shape(bias)} for {w.shape[0]} outputs; give one for "
                          "each")
-    size = geometry.out_size(x.shape[2:], w.shape[2:])
-    taps = _taps(x, w.shape[2:], size, geometry.stride, geometry.dilation, geometry.padding)
-
-    def operands(group):
-        return _rows(_group(taps, group, groups), mac.block), _columns(
-            _group(w, group, groups, axis=0).transpose(1, 2, 3, 0), mac.block)
-
-    shape = (x.shape[0], *size, w.shape[0] // groups)
-    return _grouped(operands, mac, groups, shape, (0, 3, 1, 2), bias, overflowed)
+    size = g.out_size(x.shape[2:], w.shape[2:])
+    if overflowed is not None or path == "plain" or not x.size * w.size:
+        return im2col.conv2d(x, w, mac, bias, g, overflowed)
+    start = np.zeros(w.shape[0], np.int64)
+    if bias is not None:
+        start = as_codes(bias, "bias", mac.result.format, 1)
+    taps = [(ky * g.dilation[0], kx * g.dilation[1]) for ky in range(w.shape[2])
+            for kx in range(w.shape[3])]
+    planes = Planes(x, size, taps, g.stride, g.padding)
+    return _planes(planes, taps, w.reshape(w.shape[0], w.shape[1], -1), mac, groups, start, path)
 
 
 def conv2d_grad_input(error, w, mac: MacSpec, size, stride=1, padding=0, dilation=1, groups=1,
-                      overflowed: np.ndarray | None = None) -> np.ndarray:
+                      overflowed: np.ndarray | None = None, path: str | None = None) -> np.ndarray:
     """Accumulator codes (N, C, *size) of the gradient with respect to x."""
-    geometry = Geometry(stride, padding, dilation, groups)
-    error, w = as_codes(error, "error", mac.a, 4), as_codes(w, "w", mac.b, 4)
-    geometry.check(w.shape[1] * groups, w.shape)
+    g = Geometry(stride, padding, dilation, groups)
+    error, w = as_codes(error, "error", mac.a, 4, None), as_codes(w, "w", mac.b, 4, None)
+    g.check(w.shape[1] * groups, w.shape)
     size = pair(size, "size", 1)
-    geometry.check_error(error.shape, size, w.shape)
-    spread = np.zeros((*error.shape[:2], *((n - 1) * s + 1 for n, s in zip(
-        error.shape[2:], geometry.stride, strict=True))), np.int64)
-    spread[:, :, ::geometry.stride[0], ::geometry.stride[1]] = error
-    # Pixel y meets tap ky at spread row y + padding - ky * dilation: the window runs backwards.
-    before = [d * (k - 1) - p for d, k, p in
-              zip(geometry.dilation, w.shape[2:], geometry.padding, strict=True)]
-    taps = _taps(spread, w.shape[2:], size, (1, 1), geometry.dilation, before)[..., ::-1, ::-1]
-
-    def operands(group):
-        return _rows(_group(taps, group, groups), mac.block), _columns(
-            _group(w, group, groups, axis=0).transpose(0, 2, 3, 1), mac.block)
-
-    shape = (error.shape[0], *size, w.shape[1])
-    return _grouped(operands, mac, groups, shape, (0, 3, 1, 2), None, overflowed)
+    g.check_error(error.shape, size, w.shape)
+    if overflowed is not None or path == "plain" or not error.size * w.size:
+        return im2col.conv2d_grad_input(error, w, mac, size, g, overflowed)
+    # Pixel y meets tap ky at row y + padding - ky * dilation of the spread error.
+    taps = [((w.shape[2] - 1 - ky) * g.dilation[0], (w.shape[3] - 1 - kx) * g.dilation[1])
+            for ky in range(w.shape[2]) for kx in range(w.shape[3])]
+    planes = Planes(im2col.spread(error, g.stride), size, taps, (1, 1), g.before(w.shape[2:]))
+    outputs = w.reshape(groups, -1, w.shape[1], len(taps)).transpose(0, 2, 1, 3)
+    return _planes(planes, taps, outputs.reshape(-1, outputs.shape[2], len(taps)), mac, groups,
+                   np.zeros(w.shape[1] * groups, np.int64), path)
 
 
 def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dilation=1, groups=1,
-                       overflowed: np.ndarray | None = None) -> np.ndarray:
+                       overflowed: np.ndarray | None = None, path: str | None = None
+                       ) -> np.ndarray:
     """Accumulator codes (O, C/groups, *kernel) of the gradient with respect to w."""
-    geometry = Geometry(stride, padding, dilation, groups)
-    x, error = as_codes(x, "x", mac.a, 4), as_codes(error, "error", mac.b, 4)
+    g = Geometry(stride, padding, dilation, groups)
+    x, error = as_codes(x, "x", mac.a, 4, None), as_codes(error, "error", mac.b, 4, None)
     kernel = pair(kernel, "kernel", 1)
     if x.shape[0] != error.shape[0]:
         raise ValueError(f"x {x.shape} and error {error.shape}: batches differ")
     weights = (error.shape[1], x.shape[1] // groups, *kernel)
-    geometry.check(x.shape[1], weights)
-    geometry.check_error(error.shape, x.shape[2:], weights)
-    taps = _taps(x, kernel, error.shape[2:], geometry.stride, geometry.dilation, geometry.padding)
-
-    def operands(group):
-        errors = _group(error, group, groups).transpose(0, 2, 3, 1)
-        pixels = errors.shape[0] * errors.shape[1] * errors.shape[2]
-        rows = _group(taps, group, groups).transpose(1, 4, 5, 0, 2, 3)
-        return (rows.reshape(weights[1] * kernel[0] * kernel[1], pixels),
-                errors.reshape(pixels, errors.shape[3]))
-
-    shape = (*weights[1:], weights[0] // groups)
-    return _grouped(operands, mac, groups, shape, (3, 0, 1, 2), None, overflowed)
-
-
-def _taps(x, kernel, size, stride, dilation, before) -> np.ndarray:
-    """A view (N, C, *size, KH, KW): what each tap sees from each output, zero outside x.
-
-    `before` is the padding above and to the left; where it is negative x is cropped.
-    """
-    pads, crops = [(0, 0), (0, 0)], [slice(None)] * 2
-    reach = []
-    for n, k, out, s, d, b in zip(x.shape[2:], kernel, size, stride, dilation, before, strict=True):
-        reach.append(d * (k - 1) + 1)
-        after = (out - 1) * s + reach[-1] - (n + b)
-        pads.append((max(b, 0), max(after, 0)))
-        crops.append(slice(max(-b, 0), max(b, 0) + n + after))
-    padded = np.pad(x, pads)[tuple(crops)]
-    windows = sliding_window_view(padded, reach, axis=(2, 3))
-    return windows[:, :, ::stride[0], ::stride[1], ::dilation[0], ::dilation[1]]
-
-
-def _group(x: np.ndarray, group: int, groups: int, axis: int = 1) -> np.ndarray:
-    size = x.shape[axis] // groups
-    return x[(slice(None),) * axis + (slice(group * size, (group + 1) * size),)]
-
-
-def _blocked(x: np.ndarray, block: int) -> np.ndarray:
-    """(..., C, KH, KW) to (..., K): channels padded to blocks, then (block, ky, kx, channel)."""
-    *lead, channels, height, width = x.shape
-    blocks = -(-channels // block)
-    padded = np.pad(x, [(0, 0)] * len(lead) + [(0, blocks * block - channels), (0, 0), (0, 0)])
-    split = np.moveaxis(padded.reshape(*lead, blocks, block, height, width), len(lead) + 1, -1)
-    return split.reshape(*lead, blocks * block * height * width)
-
-
-def _rows(taps: np.ndarray, block: int) -> np.ndarray:
-    """(N, C, OH, OW, KH, KW) to one row of operands for each (n, oy, ox)."""
-    rows = _blocked(taps.transpose(0, 2, 3, 1, 4, 5), block)
-    return rows.reshape(rows.shape[0] * rows.shape[1] * rows.shape[2], rows.shape[3])
-
-
-def _columns(w: np.ndarray, block: int) -> np.ndarray:
-    """(C, KH, KW, outputs) to (K, outputs), K in the order of `_rows`."""
-    return _blocked(w.transpose(3, 0, 1, 2), block).T
-
-
-def _grouped(operands, mac, groups, shape, axes, bias, overflowed) -> np.ndarray:
-    """One matmul per group; its rows are shape[:-1], its columns the group's outputs."""
-    results, counts = [], []
+    g.check(x.shape[1], weights)
+    g.check_error(error.shape, x.shape[2:], weights)
+    if overflowed is not None or path == "plain" or not x.size * error.size:
+        return im2col.conv2d_grad_weight(x, error, mac, kernel, g, overflowed)
+    out = error.shape[2:]
+    spans = tuple((o - 1) * s + d * (k - 1) + 1 for o, s, d, k in
+                  zip(out, g.stride, g.dilation, kernel, strict=True))
+    pixels = Pixels(x, spans, g.padding)
+    places = ((np.arange(x.shape[0])[:, None, None] * spans[0]
+               + np.arange(out[0])[:, None] * g.stride[0]) * spans[1]
+              + np.arange(out[1]) * g.stride[1]).reshape(-1)
+    errors = error.transpose(1, 0, 2, 3).reshape(error.shape[1], -1)
+    # Neighbouring taps of one row, with all their channels, are neighbours in memory.
+    run = kernel[1] if g.dilation[1] == 1 and groups == 1 else 1
+    result = np.empty(weights, narrowed(np.empty(0, np.int64), mac.result.format).dtype)
+    start, channels = np.zeros((1, 1), np.int64), weights[1]
     for group in range(groups):
-        rows, columns = operands(group)
-        share = None if bias is None else _group(np.asarray(bias), group, groups, axis=0)
-        count = None
-        if overflowed is not None:
-            count = np.zeros((rows.shape[0], columns.shape[1]), np.int64)
-            counts.append(count.reshape(shape).transpose(axes))
-        results.append(matmul(rows, columns, mac, share, count).reshape(shape).transpose(axes))
-    axis = axes.index(3)
-    if overflowed is not None:
-        overflowed += np.concatenate(counts, axis)
-    return np.ascontiguousarray(np.concatenate(results, axis))
+        rows = _share(errors, group, groups)
+        for ky in range(kernel[0]):
+            for kx in range(0, kernel[1], run):
+                tap = ky * g.dilation[0] * spans[1] + kx * g.dilation[1]
+                columns = Shifted(pixels, (places + tap) * x.shape[1] + group * channels,
+                                  run * channels)
+                c = accumulate(rows, columns, mac, start, path)
+                _share(result, group, groups)[:, :, ky, kx:kx + run] = c.reshape(
+                    -1, run, channels).transpose(0, 2, 1)
+    return result
+
+
+def _planes(planes, taps, w, mac, groups, start, path) -> np.ndarray:
+    """Rows of weights (outputs, channels/groups, taps) against planes, group by group."""
+    outputs, channels = w.shape[0] // groups, w.shape[1]
+    blocks = -(-channels // mac.block)
+    order = np.arange(blocks * mac.block).reshape(blocks, 1, mac.block)
+    channel = np.broadcast_to(order, (blocks, len(taps), mac.block)).reshape(-1)
+    tap = np.broadcast_to(np.arange(len(taps))[:, None], (blocks, len(taps), mac.block)).reshape(-1)
+    real = channel < channels  # the others are zeros of w, whatever they meet
+    starts = np.array([planes.start(0, t) for t in taps])
+    result = np.empty((planes.x.shape[0], w.shape[0], *planes.out),
+                      narrowed(np.empty(0, np.int64), mac.result.format).dtype)
+    for group in range(groups):
+        share = slice(group * outputs, (group + 1) * outputs)
+        off = starts[tap] + np.where(real, group * channels + channel, 0) * planes.count
+        rows = np.where(real, w[share][:, np.where(real, channel, 0), tap], 0)
+        c = accumulate(rows, Shifted(planes, off, planes.count), mac, start[share, None], path)
+        result[:, share] = planes.outputs(c)
+    return result
+
+
+def _share(x: np.ndarray, group: int, groups: int) -> np.ndarray:
+    size = x.shape[0] // groups
+    return x[group * size:(group + 1) * size]

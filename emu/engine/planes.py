@@ -1,0 +1,130 @@
+"""Convolution operands without im2col: rows of k are shifted views of one flat image.
+
+Every channel is one flat array whose zero border is shared by neighbouring rows and images, so that
+a tap is a constant offset: output position p of row k reads `flat[off[k] + p]`. A stride has one
+such image for each phase. Positions on the border are computed and discarded.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from emu.engine.kernels.jit import launch
+from emu.engine.kernels.planes import lay
+from emu.engine.paths import bounds
+
+
+class Axis:
+    """One axis of a plane: which index a tap reads, and the pitch from one image to the next."""
+
+    def __init__(self, size: int, out: int, taps: set, stride: int, before: int):
+        self.stride, self.before = stride, before
+        self.phases = sorted({tap % stride for tap in taps})
+        span = out + max(taps) // stride  # how far the outputs of one image reach
+        self.first = {phase: max(0, -(-(before - phase) // stride)) for phase in self.phases}
+        self.last = {phase: min(span - 1, (size - 1 + before - phase) // stride)
+                     for phase in self.phases}
+        # Zeros before the first real index of an image may serve as those after its neighbour's.
+        shared = min(min(self.first[phase], span - 1 - self.last[phase]) for phase in self.phases)
+        self.pitch = span - min(max(shared, 0), span - out)  # outputs never share a place
+
+
+class Planes:
+    """x (N, C, H, W) seen from outputs (N, *out): position (n, oy, ox) of tap (ty, tx) is
+    x[n, :, oy * sy + ty - by, ox * sx + tx - bx], zero outside."""
+
+    def __init__(self, x: np.ndarray, out: tuple, taps: list, stride: tuple, before: tuple):
+        self.x, self.out = x, out
+        self.axes = [Axis(x.shape[2 + i], out[i], {tap[i] for tap in taps}, stride[i], before[i])
+                     for i in range(2)]
+        self.pitch = tuple(axis.pitch for axis in self.axes)
+        self.count = x.shape[0] * self.pitch[0] * self.pitch[1]
+        self.reach = max(self.offset(tap) for tap in taps)
+        self.kept = {}
+
+    def offset(self, tap: tuple) -> int:
+        """What a tap adds to the position of an output."""
+        y, x = (t // axis.stride for t, axis in zip(tap, self.axes, strict=True))
+        return y * self.pitch[1] + x
+
+    def start(self, channel: int, tap: tuple) -> int:
+        """Where the row of operands of one channel and tap begins."""
+        phase = 0
+        for t, axis in zip(tap, self.axes, strict=True):
+            phase = phase * len(axis.phases) + axis.phases.index(t % axis.stride)
+        return (phase * self.x.shape[1] + channel) * self.count + self.offset(tap)
+
+    def flat(self, dtype, flip: int) -> np.ndarray:
+        """All planes one after the other, codes - flip; long enough for whole tiles."""
+        key = np.dtype(dtype), flip
+        if key not in self.kept:
+            ys, xs = self.axes
+            planes = len(ys.phases) * len(xs.phases) * self.x.shape[1]
+            flat = np.full(planes * self.count + self.reach + 64, -flip, dtype)
+            x = self.x.astype(np.int16) - flip if flip else self.x
+            x = np.require(x, dtype, ["C", "W"])
+            at = 0
+            for y in ys.phases:
+                for z in xs.phases:
+                    launch(lay, x.size // 16, x, flat[at:], self.pitch, (ys.stride, xs.stride),
+                           (y - ys.before, z - xs.before), (ys.first[y], xs.first[z]),
+                           (ys.last[y], xs.last[z]))
+                    at += x.shape[1] * self.count
+            self.kept[key] = flat
+        return self.kept[key]
+
+    def outputs(self, c: np.ndarray) -> np.ndarray:
+        """Accumulators (O, count) to outputs (N, O, *out), a view."""
+        images = c.reshape(c.shape[0], self.x.shape[0], *self.pitch)
+        return images[:, :, :self.out[0], :self.out[1]].transpose(1, 0, 2, 3)
+
+
+class Shifted:
+    """Operand columns that are `count` neighbours in a flat array, from `off[k]` on for each k."""
+
+    def __init__(self, source, off: np.ndarray, count: int):
+        self.source, self.off, self.count = source, off, count
+        self.depth = off.size
+
+    @cached_property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest code, and 0."""
+        return bounds(self.source.x)
+
+    def part(self, first: int, last: int) -> "Shifted":
+        """The rows of k from `first` to before `last`."""
+        return Shifted(self.source, self.off[first:last], self.count)
+
+    def matrix(self) -> np.ndarray:
+        """The operands as a matrix (K, count)."""
+        return self.source.flat(np.int64, 0)[self.off[:, None] + np.arange(self.count)]
+
+    def stored(self, dtype, multiple: int, flip: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
+        """(flat codes - flip, where each row starts, columns): whole multiples of columns."""
+        width = -(-self.count // multiple) * multiple
+        return self.source.flat(dtype, flip), self.off, width
+
+
+class Pixels:
+    """x (N, C, H, W) with the channels innermost and the padding around every image."""
+
+    def __init__(self, x: np.ndarray, size: tuple, before: tuple):
+        self.x, self.size, self.before = x, size, before
+        self.kept = {}
+
+    def flat(self, dtype, flip: int) -> np.ndarray:
+        """(N, *size, C), flattened; codes - flip; long enough for whole tiles."""
+        key = np.dtype(dtype), flip
+        if key not in self.kept:
+            n, channels, height, width = self.x.shape
+            shape = (n, *self.size, channels)
+            flat = np.full(int(np.prod(shape)) + 64, -flip, dtype)
+            images = flat[:-64].reshape(shape)
+            rows, columns = min(height, self.size[0] - self.before[0]), min(
+                width, self.size[1] - self.before[1])
+            x = self.x.astype(np.int16) - flip if flip else self.x
+            images[:, self.before[0]:self.before[0] + rows,
+                   self.before[1]:self.before[1] + columns] = x.transpose(
+                       0, 2, 3, 1)[:, :rows, :columns]
+            self.kept[key] = flat
+        return self.kept[key]
