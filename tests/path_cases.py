@@ -10,6 +10,8 @@ import numpy as np
 
 from emu import Cast, Format, MacSpec, Overflow, Rounding, engine
 from emu.engine import paths
+from emu.engine.operands import Matrix, Rows
+from emu.engine.run import compute
 
 MODES = [mode for mode in Rounding if mode != Rounding.STOCHASTIC]
 
@@ -81,8 +83,9 @@ def compare(rng: np.random.Generator, taken: Counter) -> None:
         taken["two levels"] += 1
         return
     for rows, columns, start, turn in ((a, b, bias[None], False), (b.T, a.T, bias[:, None], True)):
-        problem = paths.Problem(rows, paths.Matrix(columns), mac, start)
+        problem = paths.Problem(Rows(rows), Matrix(columns), mac, start)
         for path in paths.candidates(problem):
-            out = paths.compute(problem, path, start)[:rows.shape[0], :columns.shape[1]]
+            codes, up = compute(problem, path, start)
+            out = ((codes << up) >> up)[:rows.shape[0], :columns.shape[1]]
             assert np.array_equal(out.T if turn else out, want), (path, mac, a, b, bias)
             taken[path] += 1

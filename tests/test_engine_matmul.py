@@ -11,11 +11,12 @@ from strategies import DETERMINISTIC, macs
 
 from emu import Cast, Format, MacSpec, Overflow, engine, reference
 from emu.engine import paths
+from emu.engine.operands import Matrix, Rows
 
 
 def order_free(a, b, bias, mac) -> bool:
     """Whether an exact sum, fitted at the end, is the path that is taken."""
-    problem = paths.Problem(a, paths.Matrix(b), mac, bias[None])
+    problem = paths.Problem(Rows(a), Matrix(b), mac, bias[None])
     return next(paths.candidates(problem), "plain").startswith(("quads", "pairs", "sum"))
 
 

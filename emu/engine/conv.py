@@ -9,7 +9,10 @@ import numpy as np
 
 from emu.engine import im2col
 from emu.engine.arrays import as_codes, narrowed, pair
-from emu.engine.matmul import accumulate
+from emu.engine.kernels.jit import launch
+from emu.engine.kernels.planes import lift
+from emu.engine.matmul import accumulate, sums
+from emu.engine.operands import Rows
 from emu.engine.planes import Pixels, Planes, Shifted
 from emu.spec import MacSpec
 
@@ -70,7 +73,9 @@ def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, group
     taps = [(ky * g.dilation[0], kx * g.dilation[1]) for ky in range(w.shape[2])
             for kx in range(w.shape[3])]
     planes = Planes(x, size, taps, g.stride, g.padding)
-    return _planes(planes, taps, w.reshape(w.shape[0], w.shape[1], -1), mac, groups, start, path)
+    result = np.empty((x.shape[0], w.shape[0], *size), _dtype(mac))
+    _planes(planes, taps, w.reshape(*w.shape[:2], -1), mac, groups, start, path, result)
+    return result
 
 
 def conv2d_grad_input(error, w, mac: MacSpec, size, stride=1, padding=0, dilation=1, groups=1,
@@ -83,13 +88,30 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, stride=1, padding=0, dilatio
     g.check_error(error.shape, size, w.shape)
     if overflowed is not None or path == "plain" or not error.size * w.size:
         return im2col.conv2d_grad_input(error, w, mac, size, g, overflowed)
-    # Pixel y meets tap ky at row y + padding - ky * dilation of the spread error.
-    taps = [((w.shape[2] - 1 - ky) * g.dilation[0], (w.shape[3] - 1 - kx) * g.dilation[1])
-            for ky in range(w.shape[2]) for kx in range(w.shape[3])]
-    planes = Planes(im2col.spread(error, g.stride), size, taps, (1, 1), g.before(w.shape[2:]))
-    outputs = w.reshape(groups, -1, w.shape[1], len(taps)).transpose(0, 2, 1, 3)
-    return _planes(planes, taps, outputs.reshape(-1, outputs.shape[2], len(taps)), mac, groups,
-                   np.zeros(w.shape[1] * groups, np.int64), path)
+    outputs = w.reshape(groups, -1, w.shape[1], *w.shape[2:]).transpose(0, 2, 1, 3, 4)
+    w = outputs.reshape(-1, *outputs.shape[2:])
+    start = np.zeros(w.shape[0], np.int64)
+    if mac.lanes > 1 or mac.tile:  # the stride's holes keep their place
+        error, step = im2col.spread(error, g.stride), (1, 1)
+    else:
+        step = g.stride  # a hole adds nothing: pixels of one phase meet the same few taps
+    result = np.zeros((error.shape[0], w.shape[0], *size), _dtype(mac))
+    for y in range(min(step[0], size[0])):
+        for x in range(min(step[1], size[1])):
+            # Pixel y meets tap ky at row (y + padding - ky * dilation) / stride of the error.
+            met = [(ky, kx) for ky in range(w.shape[2]) for kx in range(w.shape[3])
+                   if (y + g.padding[0] - ky * g.dilation[0]) % step[0] == 0
+                   and (x + g.padding[1] - kx * g.dilation[1]) % step[1] == 0]
+            at = [((y + g.padding[0] - ky * g.dilation[0]) // step[0],
+                   (x + g.padding[1] - kx * g.dilation[1]) // step[1]) for ky, kx in met]
+            if met:
+                least = tuple(min(tap[i] for tap in at) for i in range(2))
+                taps = [(ty - least[0], tx - least[1]) for ty, tx in at]
+                out = -(-(size[0] - y) // step[0]), -(-(size[1] - x) // step[1])
+                planes = Planes(error, out, taps, (1, 1), (-least[0], -least[1]))
+                kept = w[:, :, [ky for ky, _ in met], [kx for _, kx in met]]
+                _planes(planes, taps, kept, mac, groups, start, path, result, (y, x), step)
+    return result
 
 
 def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dilation=1, groups=1,
@@ -116,10 +138,10 @@ def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dila
     errors = error.transpose(1, 0, 2, 3).reshape(error.shape[1], -1)
     # Neighbouring taps of one row, with all their channels, are neighbours in memory.
     run = kernel[1] if g.dilation[1] == 1 and groups == 1 else 1
-    result = np.empty(weights, narrowed(np.empty(0, np.int64), mac.result.format).dtype)
+    result = np.empty(weights, _dtype(mac))
     start, channels = np.zeros((1, 1), np.int64), weights[1]
     for group in range(groups):
-        rows = _share(errors, group, groups)
+        rows = Rows(_share(errors, group, groups))
         for ky in range(kernel[0]):
             for kx in range(0, kernel[1], run):
                 tap = ky * g.dilation[0] * spans[1] + kx * g.dilation[1]
@@ -131,24 +153,31 @@ def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dila
     return result
 
 
-def _planes(planes, taps, w, mac, groups, start, path) -> np.ndarray:
-    """Rows of weights (outputs, channels/groups, taps) against planes, group by group."""
+def _planes(planes, taps, w, mac, groups, start, path, result, first=(0, 0), step=(1, 1)) -> None:
+    """Rows of weights (outputs, channels/groups, taps) against planes, group by group.
+
+    The outputs go to every `step`-th pixel of result (N, outputs, H, W), from `first` on.
+    """
     outputs, channels = w.shape[0] // groups, w.shape[1]
     blocks = -(-channels // mac.block)
-    order = np.arange(blocks * mac.block).reshape(blocks, 1, mac.block)
-    channel = np.broadcast_to(order, (blocks, len(taps), mac.block)).reshape(-1)
-    tap = np.broadcast_to(np.arange(len(taps))[:, None], (blocks, len(taps), mac.block)).reshape(-1)
+    shape = (blocks, len(taps), mac.block)
+    channel = np.broadcast_to(np.arange(blocks * mac.block).reshape(blocks, 1, -1), shape).ravel()
+    tap = np.broadcast_to(np.arange(len(taps))[:, None], shape).ravel()
     real = channel < channels  # the others are zeros of w, whatever they meet
+    channel = np.where(real, channel, 0)
     starts = np.array([planes.start(0, t) for t in taps])
-    result = np.empty((planes.x.shape[0], w.shape[0], *planes.out),
-                      narrowed(np.empty(0, np.int64), mac.result.format).dtype)
     for group in range(groups):
         share = slice(group * outputs, (group + 1) * outputs)
-        off = starts[tap] + np.where(real, group * channels + channel, 0) * planes.count
-        rows = np.where(real, w[share][:, np.where(real, channel, 0), tap], 0)
-        c = accumulate(rows, Shifted(planes, off, planes.count), mac, start[share, None], path)
-        result[:, share] = planes.outputs(c)
-    return result
+        off = starts[tap] + (group * channels + channel) * planes.count
+        rows = np.where(real, w[share][:, channel, tap], 0)
+        codes, up = sums(Rows(rows), Shifted(planes, off, planes.count), mac, start[share, None],
+                         path)
+        launch(lift, codes.size // 4, codes[:outputs], planes.pitch, up, group * outputs, first,
+               step, result)
+
+
+def _dtype(mac: MacSpec) -> np.dtype:
+    return narrowed(np.empty(0, np.int64), mac.result.format).dtype
 
 
 def _share(x: np.ndarray, group: int, groups: int) -> np.ndarray:

@@ -5,12 +5,14 @@ import functools
 
 import numpy as np
 
-from emu.engine import paths
 from emu.engine.arrays import as_codes, narrowed
 from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import ROWS
+from emu.engine.operands import Matrix, Rows
+from emu.engine.paths import Problem, choose
+from emu.engine.run import Sums, compute
 from emu.spec import MacSpec
 
 NONE = np.empty((0, 0), np.int64)
@@ -50,9 +52,10 @@ def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None,
     # Columns fill whole vectors, rows do not: turn the product over where that wastes less.
     wide = lambda rows, columns: -(-rows // ROWS) * -(-columns // 32) * 32 * ROWS  # noqa: E731
     if wide(n, m) < wide(m, n):
-        out = accumulate(b.T, paths.Matrix(a.T), mac, start[:, None], path)
+        out = accumulate(Rows(b.T), Matrix(a.T), mac, start[:, None], path)
         return narrowed(np.ascontiguousarray(out.T), mac.result.format)
-    return narrowed(accumulate(a, paths.Matrix(b), mac, start[None], path), mac.result.format)
+    out = accumulate(Rows(a), Matrix(b), mac, start[None], path)
+    return narrowed(out, mac.result.format)
 
 
 def plain(a, b, mac: MacSpec, start: np.ndarray, overflowed: np.ndarray | None = None
@@ -69,34 +72,43 @@ def plain(a, b, mac: MacSpec, start: np.ndarray, overflowed: np.ndarray | None =
     return out
 
 
-def accumulate(rows: np.ndarray, columns, mac: MacSpec, start: np.ndarray,
+def accumulate(rows: Rows, columns, mac: MacSpec, start: np.ndarray,
                path: str | None = None) -> np.ndarray:
     """rows (M, K) against columns (K, count) -> codes of `mac.result` (M, count).
 
     `start` holds the start values and broadcasts to the result. Raises ValueError where `path`
     would not be exact.
     """
+    codes, up = sums(rows, columns, mac, start, path)
+    if up:
+        codes <<= up
+        codes >>= up
+    return codes[:rows.codes.shape[0], :columns.count]
+
+
+def sums(rows: Rows, columns, mac: MacSpec, start: np.ndarray, path: str | None) -> Sums:
+    """As `accumulate`, in whole tiles and with the bits above a wrapping accumulator."""
     if mac.outer is not None:
-        return _two_levels(rows, columns, mac, start, path)
-    problem = paths.Problem(rows, columns, mac, start)
-    chosen = paths.choose(problem, path)
+        return Sums(_two_levels(rows, columns, mac, start, path), 0)
+    problem = Problem(rows, columns, mac, start)
+    chosen = choose(problem, path)
     if chosen == "plain":
-        return plain(rows, columns.matrix(), mac, start)
-    return paths.compute(problem, chosen, start)[:rows.shape[0], :columns.count]
+        return Sums(plain(rows.codes, columns.matrix(), mac, start), 0)
+    return compute(problem, chosen, start)
 
 
 def _two_levels(rows, columns, mac, start, path):
     """Tile by tile: the inner level is a MAC of its own, spilled into the outer register."""
     inner = _inner(mac)
-    spilled = np.empty((rows.shape[0], columns.count), np.int64)
+    spilled = np.empty((rows.codes.shape[0], columns.count), np.int64)
     spilled[...] = start
     outer = stage(mac.acc.format.frac, mac.outer)
     begin = np.zeros((1, 1), np.int64)
-    for k in range(0, rows.shape[1], mac.tile):
+    for k in range(0, columns.depth, mac.tile):
         if mac.reload:
             begin = np.empty_like(spilled)
             launch(kernels.align, spilled.size * 4, spilled, outer.n, stage(0, mac.acc), begin)
-        found = accumulate(rows[:, k:k + mac.tile], columns.part(k, k + mac.tile), inner, begin,
+        found = accumulate(rows.part(k, k + mac.tile), columns.part(k, k + mac.tile), inner, begin,
                            path)
         launch(kernels.spill, spilled.size * 8, np.require(found, np.int64, ["C", "W"]), outer,
                int(mac.reload), spilled)

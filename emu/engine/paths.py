@@ -5,25 +5,15 @@ path that provably gives the definition's codes, the fastest first; all give the
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 
-from emu.engine.kernels import gemm
-from emu.engine.kernels.jit import launch
-from emu.engine.kernels.tiles import GROUP, REPLAY, ROWS, Rails
-from emu.engine.kernels.vector import DOUBLE, has_vnni
+from emu.engine.kernels.vector import has_vnni
+from emu.engine.operands import Matrix, Rows, bounds
 from emu.number import Overflow, Rounding
 from emu.spec import MacSpec
 
 BLOCK = 16  # k between two looks of the tracked path at its prefixes
-RISKY = 0.25  # of the vectors in the first rows: from here on stepping all is faster than replay
-ELEMENTS = {"step16": np.int16, "step32": np.int32, "step64f": np.float64, "step64": np.int64,
-            "pairs": np.int32, "quads": np.int32, "sum32": np.int32, "sum64f": np.float64,
-            "sum64": np.int64}
-STORED = {"quads": np.int8, "pairs": np.int16, "vpdpwssd": np.int16, np.int16: np.int16,
-          np.int32: np.int32, np.float64: np.int32, np.int64: np.int64}
-WORDS = {2: np.int16, 4: np.int32, 8: np.int64}
 external: dict = {}  # kernels handed in from above: `offer_int_mm`
 
 
@@ -46,49 +36,17 @@ def rounding_constants(rounding: Rounding, n: int) -> tuple[int, int, int]:
     }[rounding]
 
 
-class Matrix:
-    """Operand columns that lie as a matrix (K, N)."""
-
-    def __init__(self, codes: np.ndarray):
-        self.codes = codes
-        self.depth, self.count = codes.shape
-
-    @cached_property
-    def bounds(self) -> tuple[int, int]:
-        """The least and the greatest code, and 0."""
-        return bounds(self.codes)
-
-    def matrix(self) -> np.ndarray:
-        """The operands as a matrix (K, count)."""
-        return self.codes
-
-    def part(self, first: int, last: int) -> "Matrix":
-        """The rows of k from `first` to before `last`."""
-        return Matrix(self.codes[first:last])
-
-    def stored(self, dtype, multiple: int, flip: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
-        """(flat codes - flip, where each row starts, columns): whole multiples of columns."""
-        width = -(-self.count // multiple) * multiple
-        codes = self.codes if not flip else self.codes.astype(np.int16) - flip
-        if width == self.count:
-            flat = np.require(codes, dtype, ["C", "W"])
-        else:
-            flat = np.zeros((self.depth, width), dtype)
-            flat[:, :self.count] = codes
-        return flat.reshape(-1), np.arange(self.depth, dtype=np.int64) * width, width
-
-
 class Problem:
     """rows (M, K) against columns (K, count) under one level of `mac`, from the codes `start`."""
 
-    def __init__(self, rows: np.ndarray, columns, mac: MacSpec, start: np.ndarray):
+    def __init__(self, rows: Rows, columns, mac: MacSpec, start: np.ndarray):
         self.rows, self.columns, self.mac = rows, columns, mac
         product, acc = mac.product, mac.acc
         self.lo, self.hi = acc.range
         self.width = acc.format.width
         self.up, self.drop = max(product.format.frac, 0), max(-product.format.frac, 0)
         self.constants = rounding_constants(product.rounding, self.drop)
-        self.a_bounds = tuple(bound << self.up for bound in bounds(rows))
+        self.a_bounds = tuple(bound << self.up for bound in rows.bounds)
         self.b_bounds = columns.bounds
         corners = [a * b for a in self.a_bounds for b in self.b_bounds]
         self.peak = max(-min(corners), *corners)  # no product is larger, all bits kept
@@ -104,11 +62,6 @@ class Problem:
         limit = 1 << (bits - 1)
         return all(-limit <= low and high < limit for low, high in (self.a_bounds, self.b_bounds))
 
-    @cached_property
-    def scaled(self) -> np.ndarray:
-        """The rows with the zeros that the product cast appends."""
-        return self.rows.astype(np.int64) << self.up if self.up else self.rows
-
     @property
     def flip(self) -> int:
         """What is taken from unsigned 8-bit codes of x to store them as int8."""
@@ -123,17 +76,12 @@ class Problem:
     @property
     def work(self) -> int:
         """Additions, in those that the plain kernel does in the time."""
-        return self.rows.size * self.columns.count // 16
+        return self.rows.codes.size * self.columns.count // 16
 
     @property
     def safe(self) -> bool:
         """Whether no prefix can leave the accumulator's range."""
         return self.lo <= self.reach[0] and self.reach[1] <= self.hi
-
-
-def bounds(codes: np.ndarray) -> tuple[int, int]:
-    """The least and the greatest code, and 0."""
-    return int(codes.min(initial=0)), int(codes.max(initial=0))
 
 
 def candidates(p: Problem) -> Iterator[str]:
@@ -206,108 +154,3 @@ def choose(p: Problem, path: str | None) -> str:
     return path
 
 
-def compute(p: Problem, path: str, start: np.ndarray) -> np.ndarray:
-    """The accumulators (rows, columns) of whole tiles, as codes in an integer dtype.
-
-    `start` holds the start values and broadcasts to (M, the columns' count).
-    """
-    if path == "int_mm":
-        out = external["int_mm"](*(np.require(codes, np.int8, ["C", "W"])
-                                   for codes in (p.scaled, p.columns.codes)))
-        return fit(out + start.astype(np.int32) if start.any() else out, p)
-    if path == "tracked":
-        return _tracked(p, start)
-    lane = gemm.LANES[path]
-    dtype = ELEMENTS[path.split("_")[0]]
-    scale = 16 - p.width if path == "step16" else 0
-    x, off, width = p.columns.stored(STORED.get(lane.product) or STORED[dtype], lane.columns,
-                                     p.flip if lane.product == "quads" else 0)
-    a, off = packed(p.scaled, lane, dtype, off, 1 if lane.step == "none" else p.mac.lanes, scale)
-    c = np.zeros((a.shape[0] * ROWS, width), dtype)
-    m, count = p.rows.shape[0], p.columns.count
-    if start.any():
-        c[:m, :count] = start.astype(dtype) << scale if scale else start
-    if lane.product == "quads" and not p.flip:  # the kernel saw codes + 128
-        c[:m] -= p.scaled.sum(1, dtype=np.int32)[:, None] * np.int32(128)
-    lanes = a.shape[1] if lane.step == "none" else p.mac.lanes
-    rails = Rails(p.lo, p.hi, *p.constants, p.drop, max(lanes, 1))
-    launch(gemm.KERNELS[path], p.work, a, x, off, c, rails)
-    if scale:
-        c >>= scale
-    return fit(c, p) if lane.step == "none" else c.astype(np.int64) if lane.elem == DOUBLE else c
-
-
-def packed(rows: np.ndarray, lane: gemm.Lane, dtype, off: np.ndarray, lanes: int, scale: int = 0
-           ) -> tuple[np.ndarray, np.ndarray]:
-    """(rows << scale in tiles of words, off), k filled with zeros to whole steps of whole words."""
-    m, depth = rows.shape
-    whole = lane.word * lanes
-    k = -(-depth // whole) * whole
-    narrow = STORED[lane.product] if lane.word > 1 else dtype
-    if scale:
-        rows = rows.astype(narrow) << narrow(scale)
-    if m % ROWS or k != depth:
-        filled = np.zeros((-(-m // ROWS) * ROWS, k), narrow)
-        filled[:m, :depth] = rows
-        rows = filled
-    else:
-        rows = np.require(rows, narrow, ["C", "W"])
-    if lane.product == "vpdpwssd":
-        rows = rows & 0xFFFF  # of its two products the upper one is zero
-    rows = rows.view(WORDS[np.dtype(dtype).itemsize])
-    a = np.empty((rows.shape[0] // ROWS, rows.shape[1], ROWS), rows.dtype)
-    launch(gemm.pack, rows.size // 16, rows, a)
-    if k != depth:
-        off = np.concatenate([off, np.broadcast_to(off[:1], k - depth)])
-    return a.view(dtype), off
-
-
-def _tracked(p: Problem, start: np.ndarray) -> np.ndarray:
-    """Exact sums, and the stepped sums of the vectors that could have left the rails.
-
-    A prefix inside a block exceeds neither of the block's ends by more than half its sum of
-    |a| |x|, and the prefixes at the ends are compared exactly.
-    """
-    m, depth = p.rows.shape
-    x, flat_off, width = p.columns.stored(np.int8, gemm.TRACKED.columns, p.flip)
-    a, off = packed(p.scaled, gemm.TRACKED, np.int32, flat_off, BLOCK // gemm.TRACKED.word)
-    sums = np.empty((a.shape[0], off.size // BLOCK, ROWS), np.int32)
-    norms = np.empty(a.shape[0] * ROWS, np.int64)
-    launch(gemm.block_sums, a.size // 4, a.view(np.int8), BLOCK, sums, norms)
-    sums *= np.int32(0 if p.flip else -128)  # the kernel saw codes + 128
-    largest = max(-p.b_bounds[0], p.b_bounds[1])
-    margin = np.minimum((norms * largest + 1) // 2, p.hi - p.lo).astype(np.int32)
-    c = np.zeros((a.shape[0] * ROWS, width), np.int32)
-    c[:m, :p.columns.count] = start
-    risk = np.zeros((a.shape[0] * ROWS, width // GROUP), np.int8)
-    rails = Rails(p.lo, p.hi, 0, 0, 0, 0, BLOCK // gemm.TRACKED.word)
-    first = 1 + a.shape[0] // 16  # row tiles that tell how the others will fare
-    launch(gemm.tracked, p.work, a, x, off, c, sums, margin, risk, 0, first, rails)
-    if risk[:first * ROWS].mean() > RISKY:
-        return compute(p, "step32_vnni", start)
-    launch(gemm.tracked, p.work, a, x, off, c, sums, margin, risk, first, a.shape[0], rails)
-    rows, groups = np.nonzero(risk[:m])
-    if rows.size:
-        vectors = c.reshape(c.shape[0], -1, GROUP)
-        begin = np.zeros((m, width), np.int32)
-        begin[:, :p.columns.count] = start
-        vectors[rows, groups] = begin.reshape(m, -1, GROUP)[rows, groups]
-        # Fill up with the last vector: it is then stepped twice in one call, which reads all its
-        # start values before it writes.
-        fill = -rows.size % REPLAY
-        rows, groups = (np.concatenate([at, np.broadcast_to(at[-1:], fill)])
-                        for at in (rows, groups))
-        a, off = packed(p.scaled, gemm.REPLAYED, np.int32, flat_off, p.mac.lanes)
-        launch(gemm.replay, rows.size * GROUP * depth // 8, a, x, off, c, rows, groups * GROUP,
-               p.flip, rails._replace(lanes=p.mac.lanes))
-    return c
-
-
-def fit(c: np.ndarray, p: Problem) -> np.ndarray:
-    """Exact sums, known modulo the width of their dtype, as codes of the accumulator."""
-    if c.dtype == np.float64:
-        c = c.astype(np.int64)
-    if not p.mac.acc.format.signed:
-        return c.astype(np.int64) & ((1 << p.width) - 1)
-    bits = 8 * c.dtype.itemsize
-    return c if p.safe or p.width >= bits else (c << (bits - p.width)) >> (bits - p.width)

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from emu.engine.kernels.jit import launch
-from emu.engine.kernels.planes import lay
-from emu.engine.paths import bounds
+from emu.engine.kernels.planes import lay, lay_pixels
+from emu.engine.operands import bounds
 
 
 class Axis:
@@ -73,11 +73,6 @@ class Planes:
             self.kept[key] = flat
         return self.kept[key]
 
-    def outputs(self, c: np.ndarray) -> np.ndarray:
-        """Accumulators (O, count) to outputs (N, O, *out), a view."""
-        images = c.reshape(c.shape[0], self.x.shape[0], *self.pitch)
-        return images[:, :, :self.out[0], :self.out[1]].transpose(1, 0, 2, 3)
-
 
 class Shifted:
     """Operand columns that are `count` neighbours in a flat array, from `off[k]` on for each k."""
@@ -116,15 +111,10 @@ class Pixels:
         """(N, *size, C), flattened; codes - flip; long enough for whole tiles."""
         key = np.dtype(dtype), flip
         if key not in self.kept:
-            n, channels, height, width = self.x.shape
-            shape = (n, *self.size, channels)
+            shape = (self.x.shape[0], *self.size, self.x.shape[1])
             flat = np.full(int(np.prod(shape)) + 64, -flip, dtype)
-            images = flat[:-64].reshape(shape)
-            rows, columns = min(height, self.size[0] - self.before[0]), min(
-                width, self.size[1] - self.before[1])
             x = self.x.astype(np.int16) - flip if flip else self.x
-            images[:, self.before[0]:self.before[0] + rows,
-                   self.before[1]:self.before[1] + columns] = x.transpose(
-                       0, 2, 3, 1)[:, :rows, :columns]
+            launch(lay_pixels, x.size // 4, np.require(x, dtype, ["C", "W"]),
+                   flat[:-64].reshape(shape), self.before)
             self.kept[key] = flat
         return self.kept[key]

@@ -83,9 +83,8 @@ def pack(rows, packed):
 
 
 @kernel(parallel=True)
-def block_sums(a, block, sums, norms):
-    """Of packed int8 rows (tiles, words, 4 * ROWS): each block's sum, and the largest L1 norm."""
-    words = block // 4
+def block_sums(a, words, sums, norms):
+    """Sums of blocks of int8 rows (tiles, words, 4 * ROWS), and the largest L1 norm of each row."""
     for t in prange(a.shape[0]):
         for r in range(ROWS):
             largest = np.int64(0)
