@@ -20,6 +20,7 @@ from emu.engine.casts import (
 from emu.engine.conv import Geometry, conv2d, conv2d_grad_input, conv2d_grad_weight
 from emu.engine.draws import load_words, random_operands
 from emu.engine.matmul import matmul
+from emu.engine.paths import offer_int_mm
 from emu.engine.pool import (
     avg_pool2d,
     avg_pool2d_grad,
@@ -37,6 +38,6 @@ __all__ = [
     "Casted", "Geometry", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for", "cast_for_codes",
     "cast_full", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "divide",
     "encode", "encode_for", "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "narrowed",
-    "passes",
-    "quantize", "random_operands", "relu", "relu_grad", "sgd", "window_spread", "window_sums",
+    "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "sgd",
+    "window_spread", "window_sums",
 ]

@@ -17,6 +17,24 @@ BLOCK = 16  # k between two looks of the tracked path at its prefixes
 external: dict = {}  # kernels handed in from above: `offer_int_mm`
 
 
+def offer_int_mm(function) -> bool:
+    """Take an int8 (M, K) @ (K, N) -> int32 product into use, if it is exact on this CPU.
+
+    `torch._int_mm` is silently wrong where the CPU adds pairs of u8 * s8 products in 16 bits (no
+    AVX-512 VNNI): operands that would show it, and random ones, are compared with integers.
+    """
+    generator = np.random.default_rng(0)
+    worst = [(np.full((33, 260), a, np.int8), np.full((260, 65), b, np.int8))
+             for a in (-128, 127) for b in (-128, 127)]
+    drawn = [tuple(generator.integers(-128, 128, shape).astype(np.int8)
+                   for shape in ((m, k), (k, n))) for m, k, n in ((64, 256, 64), (1, 7, 3))]
+    exact = all(np.array_equal(function(a, b), a.astype(np.int64) @ b.astype(np.int64))
+                for a, b in worst + drawn)
+    if exact:
+        external["int_mm"] = function
+    return exact
+
+
 def rounding_constants(rounding: Rounding, n: int) -> tuple[int, int, int]:
     """(c0, c1, c2): x rounded to a multiple of 2^n is the floor of x + c0 + c1 + c2 over 2^n.
 
@@ -97,7 +115,8 @@ def candidates(p: Problem) -> Iterator[str]:
         reach = max(-p.reach[0], p.reach[1])
         modular = p.width <= 32 or reach < 1 << 31
         if p.drop == 0:
-            if modular and p.within(8) and "int_mm" in external and isinstance(p.columns, Matrix):
+            if (modular and p.within(8) and p.columns.depth and "int_mm" in external
+                    and isinstance(p.columns, Matrix)):
                 yield "int_mm"
             if modular and p.quads and has_vnni():
                 yield "quads"

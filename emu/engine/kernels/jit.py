@@ -2,13 +2,20 @@
 
 import functools
 import hashlib
+import os
+import sys
 from pathlib import Path
 
-from numba import get_num_threads, njit, set_num_threads
+from numba import config, get_num_threads, njit, set_num_threads
 from numba.core.caching import FunctionCache
 
 TEAM = 1 << 20  # additions that are worth starting a team of threads for
 CAST = 8  # additions that take as long as one cast
+
+# Torch's threads are OpenMP's too: two other kinds of teams would take the cores from each other.
+config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+_forked = []  # not empty in a process that was forked
+os.register_at_fork(after_in_child=lambda: _forked.append(os.getpid()))
 
 
 @functools.cache
@@ -34,11 +41,26 @@ class KernelCache(FunctionCache):
     def _index_key(self, sig, codegen):
         return sig, codegen.magic_tuple(), self.name, sources()
 
+    def load_overload(self, sig, target_context):
+        found = super().load_overload(sig, target_context)
+        if found is None and sys.stderr.isatty():
+            print(f"emu: compiling {self.name}, once on this machine (emu warmup does all)",
+                  file=sys.stderr)
+        return found
+
 
 def kernel(function=None, name: str = "", **options):
     """Compile a function on its first call, or load what an earlier process compiled."""
     if function is None:
         return functools.partial(kernel, name=name, **options)
+    name = name or function.__name__
+    compiled = _compiled(function, name, options)
+    if options.get("parallel"):
+        compiled.serial = functools.cache(lambda: _compiled(function, f"{name}.serial", {}))
+    return compiled
+
+
+def _compiled(function, name, options):
     compiled = njit(**options)(function)
     compiled._cache = KernelCache(function, name)  # what cache=True does, with another cache
     return compiled
@@ -47,8 +69,11 @@ def kernel(function=None, name: str = "", **options):
 def launch(kernel, additions: int, *arguments):
     """Run a parallel kernel, on one thread where a team would start and end for too little.
 
-    A team costs tens of microseconds on an idle machine, and milliseconds on a busy one.
+    A team costs tens of microseconds on an idle machine, and milliseconds on a busy one. A forked
+    process (a data loader's worker) must not touch the OpenMP of its parent: it runs serially.
     """
+    if _forked:
+        return kernel.serial()(*arguments)
     threads = get_num_threads()
     if threads == 1 or additions >= TEAM:
         return kernel(*arguments)
