@@ -5,6 +5,7 @@ only at the border (`quantize`, `encode`, `dequantize`).
 """
 
 from emu.engine.add import add
+from emu.engine.affine import rescale
 from emu.engine.arrays import narrowed
 from emu.engine.casts import (
     Casted,
@@ -39,5 +40,5 @@ __all__ = [
     "cast_for_codes", "cast_full", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
     "dequantize", "divide", "encode", "encode_for", "load_words", "matmul", "max_pool2d",
     "max_pool2d_grad", "narrowed", "passes", "quantize", "random_operands", "relu", "relu_grad",
-    "sgd", "window_spread", "window_sums",
+    "rescale", "sgd", "window_spread", "window_sums",
 ]

@@ -4,6 +4,7 @@ Tensors are nested lists of codes. Nothing here knows of numpy, of speed, or of 
 implementation; the engine, the Verilog and the vectors are all checked against it.
 """
 
+from emu.reference.affine import rescale
 from emu.reference.casts import (
     add,
     aligned_sum,
@@ -40,6 +41,6 @@ __all__ = [
     "bias_grad_terms", "cast", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms",
     "conv2d_grad_weight", "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps",
     "fit", "lfsr_draw", "load_words", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad",
-    "overflows", "passes", "quantize", "random_operands", "relu", "relu_grad",
+    "overflows", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
     "round_divide", "round_shift", "sgd",
 ]
