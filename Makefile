@@ -29,7 +29,9 @@ clean:  ## remove everything that was installed or built
 	@echo "installing the Python packages into .venv (a minute or two)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt \
-		-e '.[train,hw,dev]'
+		-e '.[train,hw,dev,oracles]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt \
+		--no-deps tosa-tools
 	@touch $@
 
 .PHONY: help demo test vectors setup clean

@@ -5,6 +5,7 @@
 
 import importlib
 
+from emu.affine import Rescale, multiplier_and_shift
 from emu.number import Cast, Format, Overflow, Rounding, Rule
 from emu.spec import LayerSpec, MacSpec, UpdateSpec
 
@@ -12,12 +13,12 @@ __version__ = "0.1.0"
 
 # Imported on first use, as numba takes longer to load than everything else together.
 _ENGINE = ("cast", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "load_words",
-           "matmul", "passes", "quantize", "random_operands")
+           "matmul", "passes", "quantize", "random_operands", "rescale")
 _MODULES = ("cosim", "engine", "golden", "lab", "nn", "reference")
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
-    "Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rounding", "Rule", "UpdateSpec",
-    *_ENGINE, *_MODULES]
+    "Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rescale", "Rounding", "Rule",
+    "UpdateSpec", "multiplier_and_shift", *_ENGINE, *_MODULES]
 
 
 def __getattr__(name: str):

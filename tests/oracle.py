@@ -270,3 +270,15 @@ def sgd(weight, momentum, grad, lr, mu, spec, rand_momentum=None, rand_weight=No
     momentum = cast(real["mu"] * real["momentum"] + real["grad"], spec.momentum, rand_momentum)
     moved = real["weight"] - real["lr"] * value_of(momentum, spec.momentum.format)
     return cast(moved, spec.weight, rand_weight), momentum
+
+
+def rescale(x, spec, channel=0):
+    """The code of an accumulator, on real values: scale, round once or twice, shift, clamp."""
+    product = Fraction((x - spec.input_zp) * spec.multiplier[channel])
+    shift, mode = spec.shift[channel], spec.to.rounding.name
+    if spec.double and shift > 31:
+        product, shift = rounded(product / 2**31, "TIES_POS"), shift - 31
+    elif spec.double:
+        mode = "TIES_POS"
+    code = fitted(rounded(Fraction(product) / 2**shift, mode) + spec.output_zp, spec.to)
+    return sorted([spec.clamp[0], code, spec.clamp[1]])[1]

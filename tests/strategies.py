@@ -3,6 +3,7 @@
 from hypothesis import reject, settings
 from hypothesis import strategies as st
 
+from emu.affine import Rescale
 from emu.number import Cast, Format, Overflow, Rounding, Rule
 from emu.spec import LayerSpec, MacSpec, UpdateSpec
 
@@ -85,6 +86,19 @@ def updates(draw, bits=62, stochastic=True):
         casts_of[addend] = draw(casts((1, bits - 1 - max(-shift, 0)), (frac + shift,) * 2,
                                       stochastic))
     return or_reject(UpdateSpec, **casts_of)
+
+
+@st.composite
+def rescales(draw, channels=4, shifts=(0, 62)):
+    """Any Rescale; its multipliers have as many bits as its shifts, more or less."""
+    to = draw(casts((1, 32), (0, 0), stochastic=False))
+    count = draw(st.integers(1, channels))
+    shift = draw(st.lists(st.integers(*shifts), min_size=count, max_size=count))
+    multiplier = [draw(st.integers(0, 2 ** draw(st.integers(0, 31)) - 1)) for _ in shift]
+    clamp = st.lists(st.integers(*to.range), min_size=2, max_size=2).map(sorted)
+    return Rescale(multiplier, shift, to, draw(st.booleans()),
+                   draw(st.sampled_from([0, draw(st.integers(-(2**31), 2**31 - 1))])),
+                   draw(st.integers(to.format.lo, to.format.hi)), draw(st.none() | clamp))
 
 
 @st.composite

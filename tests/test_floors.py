@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "emu/number.py": set(),
     "emu/spec.py": {"emu.number"},
-    "emu/reference": {"emu.number", "emu.spec"},
-    "emu/engine": {"emu.number", "emu.spec", "numpy", "numba", "llvmlite"},
+    "emu/affine.py": {"emu.number"},
+    "emu/reference": {"emu.number", "emu.spec", "emu.affine"},
+    "emu/engine": {"emu.number", "emu.spec", "emu.affine", "numpy", "numba", "llvmlite"},
     "emu/golden": {"emu.number", "emu.spec", "emu.reference", "emu.__version__"},
     "emu/cosim": {"emu.number", "emu.spec", "emu.reference", "emu.golden", "cocotb",
                   "cocotb_tools", "find_libpython"},

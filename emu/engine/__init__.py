@@ -4,6 +4,8 @@ Each operation takes the fastest path whose exactness its condition proves. No t
 only at the border (`quantize`, `encode`, `dequantize`).
 """
 
+from emu.engine.add import add
+from emu.engine.affine import rescale
 from emu.engine.arrays import narrowed
 from emu.engine.casts import (
     Casted,
@@ -35,9 +37,9 @@ from emu.engine.pool import (
 from emu.engine.update import sgd
 
 __all__ = [
-    "Casted", "Geometry", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for", "cast_for_codes",
-    "cast_full", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "divide",
-    "encode", "encode_for", "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "narrowed",
-    "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "sgd",
-    "window_spread", "window_sums",
+    "Casted", "Geometry", "add", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for",
+    "cast_for_codes", "cast_full", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
+    "dequantize", "divide", "encode", "encode_for", "load_words", "matmul", "max_pool2d",
+    "max_pool2d_grad", "narrowed", "offer_int_mm", "passes", "quantize", "random_operands",
+    "relu", "relu_grad", "rescale", "sgd", "window_spread", "window_sums",
 ]

@@ -4,7 +4,10 @@ Tensors are nested lists of codes. Nothing here knows of numpy, of speed, or of 
 implementation; the engine, the Verilog and the vectors are all checked against it.
 """
 
+from emu.reference.affine import rescale
 from emu.reference.casts import (
+    add,
+    aligned_sum,
     cast,
     divide,
     fit,
@@ -34,10 +37,10 @@ from emu.reference.sums import (
 from emu.reference.update import sgd
 
 __all__ = [
-    "LFSR_MASK", "STREAMS", "avg_pool2d", "avg_pool2d_grad", "bias_grad", "bias_grad_terms",
-    "cast", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
-    "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps", "fit",
-    "lfsr_draw", "load_words", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad",
-    "overflows", "passes", "quantize", "random_operands", "relu", "relu_grad", "round_divide",
-    "round_shift", "sgd",
+    "LFSR_MASK", "STREAMS", "add", "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "bias_grad",
+    "bias_grad_terms", "cast", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms",
+    "conv2d_grad_weight", "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps",
+    "fit", "lfsr_draw", "load_words", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad",
+    "overflows", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
+    "round_divide", "round_shift", "sgd",
 ]

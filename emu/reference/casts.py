@@ -71,6 +71,17 @@ def cast(x: int, frac: int, to: Cast, rand: int | None = None) -> int:
     return fit(round_shift(x, frac - to.format.frac, to, rand), to)
 
 
+def add(a: int, a_frac: int, b: int, b_frac: int, to: Cast, rand: int | None = None) -> int:
+    """Two codes with their own fraction bits, aligned and added exactly, then one cast."""
+    return cast(*aligned_sum(a, a_frac, b, b_frac), to, rand)
+
+
+def aligned_sum(a: int, a_frac: int, b: int, b_frac: int) -> tuple[int, int]:
+    """(code, frac) of a + b, exactly, at the finer frac of the two."""
+    frac = max(a_frac, b_frac)
+    return (a << frac - a_frac) + (b << frac - b_frac), frac
+
+
 def passes(x: int, frac: int, to: Cast, rand: int | None = None) -> bool:
     """The straight-through gradient of the cast: False where saturation changed the value."""
     rounded = round_shift(x, frac - to.format.frac, to, rand)

@@ -1,0 +1,24 @@
+"""The residual adder: two tensors with their own binary points, one cast."""
+
+from emu.engine.arrays import as_codes, largest
+from emu.engine.casts import Casted, cast_full
+from emu.number import Cast
+
+
+def add(a, a_frac: int, b, b_frac: int, to: Cast, rand=None) -> Casted:
+    """a * 2^-a_frac + b * 2^-b_frac, exactly, then the cast `to`: what `cast_full` gives.
+
+    The shapes broadcast as in numpy; `rand` has the shape of the result. The gradient of both
+    operands is the cast's: 1 where `inside`, or everywhere if `to` wraps, summed over what was
+    broadcast. Raises ValueError where the aligned sum could leave int64.
+    """
+    a, b = as_codes(a, "a"), as_codes(b, "b")
+    frac = max(a_frac, b_frac)
+    reach = sum(largest(x) << (frac - x_frac) for x, x_frac in ((a, a_frac), (b, b_frac)))
+    if reach >> 63:
+        raise ValueError(f"a up to {largest(a)} with frac {a_frac} + b up to {largest(b)} with "
+                         f"frac {b_frac}: aligned, their sum can reach {reach} and leaves int64; "
+                         "cast one of them to a frac nearer to the other's")
+    # Only zeros may be aligned by 63 bits and more.
+    total = (a << min(frac - a_frac, 63)) + (b << min(frac - b_frac, 63))
+    return cast_full(total, frac, to, rand)
