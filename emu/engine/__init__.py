@@ -20,6 +20,14 @@ from emu.engine.casts import (
     quantize,
 )
 from emu.engine.conv import Geometry, conv2d, conv2d_grad_input, conv2d_grad_weight
+from emu.engine.conv_kinds import (
+    conv1d,
+    conv1d_grad_input,
+    conv1d_grad_weight,
+    conv_transpose2d,
+    conv_transpose2d_grad_input,
+    conv_transpose2d_grad_weight,
+)
 from emu.engine.draws import load_words, random_operands
 from emu.engine.matmul import matmul
 from emu.engine.paths import offer_int_mm
@@ -38,8 +46,10 @@ from emu.engine.update import sgd
 
 __all__ = [
     "Casted", "Geometry", "add", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for",
-    "cast_for_codes", "cast_full", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
-    "dequantize", "divide", "encode", "encode_for", "load_words", "matmul", "max_pool2d",
-    "max_pool2d_grad", "narrowed", "offer_int_mm", "passes", "quantize", "random_operands",
-    "relu", "relu_grad", "rescale", "sgd", "window_spread", "window_sums",
+    "cast_for_codes", "cast_full", "conv1d", "conv1d_grad_input", "conv1d_grad_weight",
+    "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d",
+    "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight", "dequantize", "divide",
+    "encode", "encode_for", "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "narrowed",
+    "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
+    "sgd", "window_spread", "window_sums",
 ]

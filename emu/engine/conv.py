@@ -61,15 +61,10 @@ def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, group
     g = Geometry(stride, padding, dilation, groups)
     x, w = as_codes(x, "x", mac.a, 4, None), as_codes(w, "w", mac.b, 4, None)
     g.check(x.shape[1], w.shape)
-    if bias is not None and np.shape(bias) != w.shape[:1]:
-        raise ValueError(f"bias: shape {np.shape(bias)} for {w.shape[0]} outputs; give one for "
-                         "each")
+    start = _start(bias, w.shape[0], mac)
     size = g.out_size(x.shape[2:], w.shape[2:])
     if overflowed is not None or path == "plain" or not x.size * w.size:
-        return im2col.conv2d(x, w, mac, bias, g, overflowed)
-    start = np.zeros(w.shape[0], np.int64)
-    if bias is not None:
-        start = as_codes(bias, "bias", mac.result.format, 1)
+        return im2col.conv2d(x, w, mac, start, g, overflowed)
     taps = [(ky * g.dilation[0], kx * g.dilation[1]) for ky in range(w.shape[2])
             for kx in range(w.shape[3])]
     planes = Planes(x, size, taps, g.stride, g.padding)
@@ -78,24 +73,30 @@ def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, group
     return result
 
 
-def conv2d_grad_input(error, w, mac: MacSpec, size, stride=1, padding=0, dilation=1, groups=1,
-                      overflowed: np.ndarray | None = None, path: str | None = None) -> np.ndarray:
-    """Accumulator codes (N, C, *size) of the gradient with respect to x."""
+def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding=0, dilation=1,
+                      groups=1, overflowed: np.ndarray | None = None, path: str | None = None
+                      ) -> np.ndarray:
+    """Accumulator codes (N, C, *size) of the gradient with respect to x.
+
+    `bias` (C,) is that of a transposed convolution, which is the same sum.
+    """
     g = Geometry(stride, padding, dilation, groups)
     error, w = as_codes(error, "error", mac.a, 4, None), as_codes(w, "w", mac.b, 4, None)
     g.check(w.shape[1] * groups, w.shape)
     size = pair(size, "size", 1)
     g.check_error(error.shape, size, w.shape)
+    start = _start(bias, w.shape[1] * groups, mac)
     if overflowed is not None or path == "plain" or not error.size * w.size:
-        return im2col.conv2d_grad_input(error, w, mac, size, g, overflowed)
+        return im2col.conv2d_grad_input(error, w, mac, size, start, g, overflowed)
     outputs = w.reshape(groups, -1, w.shape[1], *w.shape[2:]).transpose(0, 2, 1, 3, 4)
     w = outputs.reshape(-1, *outputs.shape[2:])
-    start = np.zeros(w.shape[0], np.int64)
-    if mac.lanes > 1 or mac.tile:  # the stride's holes keep their place
+    lo, hi = mac.acc.range
+    if mac.lanes > 1 or mac.tile or start.min() < lo or start.max() > hi:
         error, step = im2col.spread(error, g.stride), (1, 1)
-    else:
-        step = g.stride  # a hole adds nothing: pixels of one phase meet the same few taps
-    result = np.zeros((error.shape[0], w.shape[0], *size), _dtype(mac))
+    else:  # a hole adds zero to an accumulator in its range: pixels of a phase meet the same taps
+        step = g.stride
+    result = np.empty((error.shape[0], w.shape[0], *size), _dtype(mac))
+    result[...] = start[:, None, None]  # of pixels that meet no tap
     for y in range(min(step[0], size[0])):
         for x in range(min(step[1], size[1])):
             # Pixel y meets tap ky at row (y + padding - ky * dilation) / stride of the error.
@@ -174,6 +175,14 @@ def _planes(planes, taps, w, mac, groups, start, path, result, first=(0, 0), ste
                          path)
         launch(lift, codes.size // 4, codes[:outputs], planes.pitch, up, group * outputs, first,
                step, result)
+
+
+def _start(bias, outputs: int, mac: MacSpec) -> np.ndarray:
+    if bias is None:
+        return np.zeros(outputs, np.int64)
+    if np.shape(bias) != (outputs,):
+        raise ValueError(f"bias: shape {np.shape(bias)} for {outputs} outputs; give one for each")
+    return as_codes(bias, "bias", mac.result.format, 1)
 
 
 def _dtype(mac: MacSpec) -> np.dtype:

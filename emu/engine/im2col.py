@@ -23,7 +23,7 @@ def conv2d(x, w, mac: MacSpec, bias, g, overflowed) -> np.ndarray:
     return _grouped(operands, mac, g.groups, shape, (0, 3, 1, 2), bias, overflowed)
 
 
-def conv2d_grad_input(error, w, mac: MacSpec, size, g, overflowed) -> np.ndarray:
+def conv2d_grad_input(error, w, mac: MacSpec, size, bias, g, overflowed) -> np.ndarray:
     """error (N, O, OH, OW) -> (N, C, *size)."""
     # Pixel y meets tap ky at spread row y + padding - ky * dilation: the window runs backwards.
     taps = _taps(spread(error, g.stride), w.shape[2:], size, (1, 1), g.dilation,
@@ -34,7 +34,7 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, g, overflowed) -> np.ndarray
             _group(w, group, g.groups, axis=0).transpose(0, 2, 3, 1), mac.block)
 
     shape = (error.shape[0], *size, w.shape[1])
-    return _grouped(operands, mac, g.groups, shape, (0, 3, 1, 2), None, overflowed)
+    return _grouped(operands, mac, g.groups, shape, (0, 3, 1, 2), bias, overflowed)
 
 
 def conv2d_grad_weight(x, error, mac: MacSpec, kernel, g, overflowed) -> np.ndarray:
