@@ -11,8 +11,9 @@ from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import ROWS
 from emu.engine.operands import Matrix, Rows
-from emu.engine.paths import Problem, choose
+from emu.engine.paths import Problem, choose, rounding_constants
 from emu.engine.run import Sums, compute
+from emu.number import Overflow
 from emu.spec import MacSpec
 
 NONE = np.empty((0, 0), np.int64)
@@ -99,20 +100,36 @@ def sums(rows: Rows, columns, mac: MacSpec, start: np.ndarray, path: str | None)
 
 def _two_levels(rows, columns, mac, start, path):
     """Tile by tile: the inner level is a MAC of its own, spilled into the outer register."""
-    inner = _inner(mac)
+    to = _outer(mac)
+    if to is None:
+        if path is not None:
+            raise ValueError(f"path {path!r}: {mac} has only the plain path")
+        return plain(rows.codes, columns.matrix(), mac, start)
+    inner, acc, zeros = _inner(mac), stage(0, mac.acc), mac.acc.format.frac - mac.outer.format.frac
     spilled = np.empty((rows.codes.shape[0], columns.count), np.int64)
     spilled[...] = start
-    outer = stage(mac.acc.format.frac, mac.outer)
     begin = np.zeros((1, 1), np.int64)
     for k in range(0, columns.depth, mac.tile):
         if mac.reload:
             begin = np.empty_like(spilled)
-            launch(kernels.align, spilled.size * 4, spilled, outer.n, stage(0, mac.acc), begin)
+            launch(kernels.align, 4 * spilled.size, spilled, zeros, acc, begin)
         found = accumulate(rows.part(k, k + mac.tile), columns.part(k, k + mac.tile), inner, begin,
                            path)
-        launch(kernels.spill, spilled.size * 8, np.require(found, np.int64, ["C", "W"]), outer,
-               int(mac.reload), spilled)
+        launch(kernels.spill, 2 * spilled.size, found, to, mac.outer.overflow == Overflow.WRAP,
+               mac.reload, spilled)
     return spilled
+
+
+@functools.lru_cache
+def _outer(mac: MacSpec) -> kernels.Outer | None:
+    """How codes of acc become codes of outer, or None where only the plain kernel knows."""
+    n = mac.acc.format.frac - mac.outer.format.frac
+    largest = max(-mac.acc.format.lo, mac.acc.format.hi)
+    if mac.outer.overflow == Overflow.SAT_ZERO or n > 62 or largest + (1 << max(n, 0)) >= 1 << 63:
+        return None  # a rounding's constants could leave int64
+    form = mac.outer.format
+    return kernels.Outer(max(-n, 0), max(n, 0), *rounding_constants(mac.outer.rounding, n),
+                         *mac.outer.range, form.width, form.signed)
 
 
 @functools.lru_cache

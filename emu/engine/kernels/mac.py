@@ -78,18 +78,57 @@ def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
             out[i, j0 + j] = register[j] if tile == 0 else spilled[j]
 
 
+class Outer(NamedTuple):
+    """The outer register: acc's codes get `up` zeros, or lose `down` bits by three constants."""
+
+    up: int
+    down: int
+    c0: int
+    c1: int
+    c2: int
+    lo: int
+    hi: int
+    width: int
+    signed: int
+
+
+@kernel(inline="always")
+def rounded(x, to):
+    """x as it reaches the outer register: see `paths.rounding_constants`."""
+    x = x << to.up
+    odd = (x << (63 - to.down)) >> 63
+    return (x + to.c0 + ((x >> 63) & to.c1) + (odd & to.c2)) >> to.down
+
+
+@kernel(inline="always")
+def wrapped(x, to):
+    """x modulo 2^width."""
+    low = (x << (64 - to.width)) >> (64 - to.width)
+    return low if to.signed else low & ((np.int64(1) << to.width) - 1)
+
+
+@kernel(inline="always")
+def clamped(x, to):
+    return min(max(x, to.lo), to.hi)
+
+
+@kernel(parallel=True)
+def spill(found, to, wraps, reload, spilled):
+    """Cast accumulators (M, N) to the outer register: added to it, or in its place."""
+    for i in prange(found.shape[0]):
+        for j in range(found.shape[1]):
+            x = rounded(np.int64(found[i, j]), to)
+            if wraps:
+                x = wrapped(x, to)
+                spilled[i, j] = x if reload else wrapped(spilled[i, j] + x, to)
+            else:
+                x = clamped(x, to)
+                spilled[i, j] = x if reload else clamped(spilled[i, j] + x, to)
+
+
 @kernel(parallel=True)
 def align(spilled, zeros, acc, out):
     """The outer register (M, N) back in the accumulator: `zeros` appended, then fitted."""
     for i in prange(spilled.shape[0]):
         for j in range(spilled.shape[1]):
             out[i, j] = fit(spilled[i, j] << zeros, acc)
-
-
-@kernel(parallel=True)
-def spill(found, outer, reload, spilled):
-    """Cast accumulators (M, N) to the outer register: added to it, or in its place."""
-    for i in prange(found.shape[0]):
-        for j in range(found.shape[1]):
-            code, _ = cast_one(found[i, j], outer, np.int64(0))
-            spilled[i, j] = fit(code if reload else spilled[i, j] + code, outer)
