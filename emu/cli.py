@@ -1,4 +1,4 @@
-"""The commands: `emu train`, `vectors`, `cosim`, `diff` and `bounds`."""
+"""The commands: `emu train`, `vectors`, `cosim`, `diff`, `bounds` and `presets`."""
 
 from __future__ import annotations
 
@@ -136,6 +136,22 @@ def bounds(
     from emu.lab.bounds import layer_bounds, table
 
     for line in table(layer_bounds(model)):
+        out.print(line, soft_wrap=True, markup=False)
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="print this one in full")] = None,
+) -> None:
+    """List the MAC units of real machines, or print one with its source and its limits."""
+    from emu import presets as known
+
+    if name is not None:
+        lines = [str(known[name])]
+    else:
+        longest = max(map(len, known))
+        lines = [f"{preset.name:<{longest}}  {preset.mac}" for preset in known.values()]
+    for line in lines:
         out.print(line, soft_wrap=True, markup=False)
 
 

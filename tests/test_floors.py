@@ -13,6 +13,7 @@ FLOORS = {
     "emu/number.py": set(),
     "emu/spec.py": {"emu.number"},
     "emu/affine.py": {"emu.number"},
+    "emu/preset.py": {"emu.number", "emu.spec"},
     "emu/reference": {"emu.number", "emu.spec", "emu.affine"},
     "emu/engine": {"emu.number", "emu.spec", "emu.affine", "numpy", "numba", "llvmlite"},
     "emu/bounds.py": {"emu.number", "emu.spec", "emu.reference", "emu.engine", "numpy"},
