@@ -14,16 +14,18 @@ __version__ = "0.1.0"
 # Imported on first use, as numba takes longer to load than everything else together.
 _ENGINE = ("cast", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "load_words",
            "matmul", "passes", "quantize", "random_operands", "rescale")
-_MODULES = ("cosim", "engine", "golden", "lab", "nn", "reference")
+_MODULES = ("bounds", "cosim", "engine", "golden", "lab", "nn", "reference")
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
     "Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rescale", "Rounding", "Rule",
-    "UpdateSpec", "multiplier_and_shift", *_ENGINE, *_MODULES]
+    "UpdateSpec", "multiplier_and_shift", *_ENGINE, *_MODULES, "presets"]
 
 
 def __getattr__(name: str):
     if name in _ENGINE:
         return getattr(importlib.import_module("emu.engine"), name)
+    if name == "presets":
+        return importlib.import_module("emu.preset").presets
     if name in _MODULES:
         return importlib.import_module(f"emu.{name}")
     raise AttributeError(f"module 'emu' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The commands: `emu train`, `emu vectors`, `emu cosim`, `emu diff`."""
+"""The commands: `emu train`, `vectors`, `cosim`, `diff`, `bounds` and `presets`."""
 
 from __future__ import annotations
 
@@ -126,6 +126,33 @@ def diff(a: Path, b: Path) -> None:
         out.print(line, soft_wrap=True, markup=False)
     if lines:
         raise typer.Exit(1)
+
+
+@app.command()
+def bounds(
+    model: Annotated[str, typer.Argument(help="a run folder of emu train, or a recipe")],
+) -> None:
+    """Say how wide each accumulator must be, so that no input makes it overflow."""
+    from emu.lab.bounds import layer_bounds, table
+
+    for line in table(layer_bounds(model)):
+        out.print(line, soft_wrap=True, markup=False)
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="print this one in full")] = None,
+) -> None:
+    """List the MAC units of real machines, or print one with its source and its limits."""
+    from emu import presets as known
+
+    if name is not None:
+        lines = [str(known[name])]
+    else:
+        longest = max(map(len, known))
+        lines = [f"{preset.name:<{longest}}  {preset.mac}" for preset in known.values()]
+    for line in lines:
+        out.print(line, soft_wrap=True, markup=False)
 
 
 def _telemetry(metrics: list[dict]) -> Table:

@@ -105,10 +105,29 @@ def test_diff_of_vector_sets_names_file_and_line(emu):
     assert "acc_o=" in out
 
 
+def test_bounds_of_a_run_and_of_its_recipe(emu):
+    emu("train", "digits-mlp-int8", "--epochs", "1", "--out", "a")
+    for model in ("a", "digits-mlp-int8"):
+        status, out, err = emu("bounds", model)
+        assert (status, err, len(out.splitlines())) == (0, "", 8)
+        assert "fc2    grad_weight  32  s15f0 sat" in out
+        assert "acc lacks 6 bits" in out
+
+
+def test_presets_are_listed_and_printed_in_full(emu):
+    status, out, err = emu("presets")
+    assert (status, err) == (0, "")
+    assert "x86_vpdpbusds            {a: u8f0, b: s8f0, acc: s32f0 to_neg sat, lanes: 4}" in out
+    status, out, _ = emu("presets", "nvdla_int8")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "nvdla_int8", "mac", "out", "source", "covers", "leaves"]
+
+
 def test_help_lists_the_commands(emu):
     status, out, _ = emu("--help")
     assert status == 0
-    assert all(name in out for name in ("train", "vectors", "cosim", "diff"))
+    assert all(name in out for name in ("train", "vectors", "cosim", "diff", "bounds", "presets"))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -136,6 +155,8 @@ def test_help_lists_the_commands(emu):
     (["cosim", "nowhere"], "nowhere"),
     (["cosim", "--junit", "/dev/null/report.xml"], "cannot be written"),
     (["cosim", "--waves", "/dev/null/waves.fst"], "cannot be written"),
+    (["bounds", "nowhere"], "unknown recipe 'nowhere': known: digits-cnn-int8"),
+    (["presets", "ne17"], "unknown preset 'ne17': did you mean 'ne16'?"),
     (["diff", "nowhere", "elsewhere"], "nowhere: has no config.yaml"),
 ])
 def test_bad_input_is_one_line_and_exit_status_2(emu, tmp_path, arguments, message):

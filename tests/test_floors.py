@@ -13,15 +13,17 @@ FLOORS = {
     "emu/number.py": set(),
     "emu/spec.py": {"emu.number"},
     "emu/affine.py": {"emu.number"},
+    "emu/preset.py": {"emu.number", "emu.spec"},
     "emu/reference": {"emu.number", "emu.spec", "emu.affine"},
     "emu/engine": {"emu.number", "emu.spec", "emu.affine", "numpy", "numba", "llvmlite"},
+    "emu/bounds.py": {"emu.number", "emu.spec", "emu.reference", "emu.engine", "numpy"},
     "emu/golden": {"emu.number", "emu.spec", "emu.reference", "emu.__version__"},
     "emu/cosim": {"emu.number", "emu.spec", "emu.reference", "emu.golden", "cocotb",
                   "cocotb_tools", "find_libpython"},
     "emu/nn": {"emu.number", "emu.spec", "emu.engine", "numpy", "torch", "yaml"},
     "emu/lab": {"emu.__version__", "emu.number", "emu.spec", "emu.reference", "emu.engine",
-                "emu.golden", "emu.cosim", "emu.nn", "numpy", "torch", "yaml", "safetensors",
-                "sklearn", "matplotlib"},
+                "emu.bounds", "emu.golden", "emu.cosim", "emu.nn", "numpy", "torch", "yaml",
+                "safetensors", "sklearn", "matplotlib"},
     "hw/tb": {"emu.golden.vectors", "cocotb", "bench"},
 }
 FILES = [(place, path) for place in FLOORS for path in
@@ -60,8 +62,8 @@ def test_imports_come_from_lower_floors(place, path):
     assert not bad
 
 
-@pytest.mark.parametrize("module", ["emu", "emu.reference", "emu.engine", "emu.golden",
-                                    "emu.cosim", "emu.cli"])
+@pytest.mark.parametrize("module", ["emu", "emu.reference", "emu.engine", "emu.bounds",
+                                    "emu.golden", "emu.cosim", "emu.cli"])
 def test_works_without_torch(module):
     code = f"import sys; sys.modules['torch'] = None; import {module}"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
