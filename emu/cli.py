@@ -155,6 +155,19 @@ def presets(
         out.print(line, soft_wrap=True, markup=False)
 
 
+@app.command()
+def warmup() -> None:
+    """Compile every kernel for this machine now, so that no later command waits."""
+    from emu.engine.warmup import jobs
+
+    work = list(jobs())
+    with _progress() as report:
+        for done, (what, job) in enumerate(work):
+            report(f"compiling: {what}", done, len(work))
+            job()
+    out.print(f"{len(work)} kinds of operation are compiled and kept on disk")
+
+
 def _telemetry(metrics: list[dict]) -> Table:
     """Every MAC, and every cast that met a value out of range, over the whole training."""
     table = Table(title="what the hardware did")

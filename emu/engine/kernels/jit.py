@@ -27,6 +27,12 @@ def sources() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def _announce() -> None:
+    print("emu: compiling kernels, once on this machine (emu warmup compiles all)",
+          file=sys.stderr)
+
+
 class KernelCache(FunctionCache):
     """Numba's on-disk cache, keyed by every kernel file and by a name.
 
@@ -44,8 +50,7 @@ class KernelCache(FunctionCache):
     def load_overload(self, sig, target_context):
         found = super().load_overload(sig, target_context)
         if found is None and sys.stderr.isatty():
-            print(f"emu: compiling {self.name}, once on this machine (emu warmup does all)",
-                  file=sys.stderr)
+            _announce()
         return found
 
 

@@ -1,0 +1,75 @@
+"""Compile every kernel once, so that no later call waits."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from emu.engine import casts, conv, pool, update
+from emu.engine.draws import random_operands
+from emu.engine.kernels.vector import has_vnni
+from emu.engine.matmul import matmul
+from emu.number import Cast
+from emu.spec import MacSpec, UpdateSpec
+
+DROP = "product: s14f-3 {}, acc: {}"
+PATHS = {  # each kernel of the MAC, and hardware that it computes
+    "plain": "acc: s20 sat_zero", "tracked": "acc: s17 sat",
+    "step16": "acc: s16 sat", "step16_drop": DROP.format("ties_pos", "s16f-3 sat"),
+    "step32": "acc: s20 sat", "step32_round": DROP.format("ties_even", "s20f-3 sat"),
+    "step32_vnni": "acc: s20 sat", "step32_vnni_drop": DROP.format("ties_pos", "s20f-3 sat"),
+    "step64f": "acc: s40 sat", "step64": "acc: s60 sat",
+    "step64_round": DROP.format("ties_even", "s60f-3 sat"),
+    "quads": "acc: s20", "pairs": "acc: s20", "sum32": "acc: s20", "sum64f": "acc: s40",
+    "sum64": "acc: s60", "sum32_round": DROP.format("ties_even", "s20f-3"),
+    "sum64_round": DROP.format("ties_even", "s60f-3"),
+}
+VNNI = {"tracked", "step32_vnni", "step32_vnni_drop", "quads", "pairs"}
+
+
+A, B, X, W = (np.random.default_rng(0).integers(-99, 99, shape).astype(np.int8)
+              for shape in ((9, 40), (40, 33), (2, 3, 6, 6), (2, 3, 3, 3)))
+
+
+def jobs() -> Iterator[tuple[str, Callable]]:
+    """(what it is, a call that compiles it) for everything that this CPU can run."""
+    for path, text in PATHS.items():
+        if path not in VNNI or has_vnni():
+            mac = MacSpec.parse(f"{{a: s8, b: s8, {text}}}")
+            yield f"product, {path}", partial(matmul, A, B, mac, path=path)
+            if not path.endswith(("_drop", "_round")):
+                yield f"convolution, {path}", partial(_convolutions, mac, path)
+    tiled = MacSpec.parse("{a: s8, b: s8, acc: s20 sat, tile: 8, outer: s24 sat, reload: true}")
+    yield "product in two levels", partial(matmul, A, B, tiled)
+    for dtype in (np.int8, np.int16, np.int32, np.int64):
+        for text in ("s8f-2 ties_even sat", "s8f-2 stochastic8 sat"):
+            yield f"cast of {np.dtype(dtype)}, {text}", partial(_cast, A.astype(dtype), text)
+    yield "float border", partial(casts.quantize, A * 0.25, Cast.parse("s8 ties_even sat"))
+    yield "pooling", _pooling
+    yield "update", _update
+
+
+def _convolutions(mac: MacSpec, path: str) -> None:
+    y = conv.conv2d(X, W, mac, path=path)
+    error = np.clip(y, -128, 127).astype(np.int8)
+    conv.conv2d_grad_input(error, W, mac, (6, 6), path=path)
+    conv.conv2d_grad_weight(X, error, mac, 3, path=path)
+
+
+def _cast(codes: np.ndarray, text: str) -> None:
+    to = Cast.parse(text)
+    rand = random_operands(codes.shape, to.rand_bits, [1] * 16) if to.rand_bits else None
+    casts.cast_full(codes, 0, to, rand)
+
+
+def _pooling() -> None:
+    out, index = pool.max_pool2d(X, 2)
+    pool.max_pool2d_grad(out, index, X.shape[2:])
+    shares = pool.avg_pool2d(X, 0, Cast.parse("s8 ties_even sat"), 2)
+    pool.avg_pool2d_grad(shares, 0, Cast.parse("s8 ties_even sat"), X.shape[2:], 2)
+
+
+def _update() -> None:
+    spec = UpdateSpec.parse({"weight": "s16", "momentum": "s16", "grad": "s16", "lr": "u4f4",
+                             "mu": "u4f4"})
+    update.sgd(*np.zeros((3, 4), np.int16), 1, 1, spec)
