@@ -14,6 +14,7 @@ One template writes every kernel of the MAC. Its parts:
 Padding (rows, columns, k) is zero, which changes no accumulator: 0 rounds to 0 and adds nothing.
 """
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -26,7 +27,6 @@ from emu.engine.kernels.vector import DOUBLE, I8, I32, I64, Vector, vector_bits
 ROWS = 8 if vector_bits() == 512 else 4
 REPLAY = 8  # vectors of outputs replayed together, so that their additions overlap
 GROUP = 16  # outputs in a vector of the tracked kernel
-FLIP = -128  # xor with it turns int8 codes into uint8 codes + 128, and back
 
 
 class Rails(NamedTuple):
@@ -87,13 +87,7 @@ def tile(lane: Lane):
             columns = [builder.add(q, I64(j * lane.width)) for j in range(lane.vectors)]
             with work.steps(words) as (_, each_word):
                 with each_word() as w:
-                    b = [work.operand(w, column) for column in columns]
-                    for r in range(ROWS):
-                        spread = work.spread(a_row, builder.add(
-                            builder.mul(w, I64(ROWS)), I64(r)))
-                        for j in range(lane.vectors):
-                            work.change(held[r, j], lambda total, a=spread, b=b[j]:
-                                        work.add(total, a, b))
+                    work.accumulate(held, a_row, w, columns)
                 for at in places:
                     work.change(held[at], work.fit)
             for at, place in places.items():
@@ -129,13 +123,7 @@ def tracked_tile(lane: Lane):
             columns = [builder.add(q, I64(j * lane.width)) for j in range(lane.vectors)]
             with work.steps(words) as (block, each_word):
                 with each_word() as w:
-                    b = [work.operand(w, column) for column in columns]
-                    for r in range(ROWS):
-                        spread = work.spread(a_row, builder.add(
-                            builder.mul(w, I64(ROWS)), I64(r)))
-                        for j in range(lane.vectors):
-                            work.change(held[r, j], lambda total, a=spread, b=b[j]:
-                                        work.add(total, a, b))
+                    work.accumulate(held, a_row, w, columns)
                 for r in range(ROWS):
                     share = work.spread(sums_row, builder.add(
                         builder.mul(block, I64(ROWS)), I64(r)))
@@ -232,13 +220,30 @@ class _Work:
     def change(self, place, function):
         self.builder.store(function(self.builder.load(place)), place)
 
+    @contextmanager
     def steps(self, words):
-        """Loop over the accumulator's steps: yields (step, loop over the step's words)."""
-        return _steps(self.builder, words, self.rails.lanes)
+        """Loop over the accumulator's steps: yields (step, a loop over the step's words)."""
+        builder, lanes = self.builder, self.rails.lanes
+
+        @contextmanager
+        def each_word():
+            with cgutils.for_range(builder, lanes) as loop:
+                yield builder.add(builder.mul(step.index, lanes), loop.index)
+
+        with cgutils.for_range(builder, builder.sdiv(words, lanes)) as step:
+            yield step.index, each_word
 
     def spread(self, base, index):
         """base[index] in every element."""
         return self.v.splat(self.builder.load(self.builder.gep(base, [index])))
+
+    def accumulate(self, held, a_row, w, columns):
+        """Add the products of word w to all accumulators of a tile."""
+        b = [self.operand(w, column) for column in columns]
+        for r in range(ROWS):
+            spread = self.spread(a_row, self.builder.add(self.builder.mul(w, I64(ROWS)), I64(r)))
+            for j in range(self.lane.vectors):
+                self.change(held[r, j], lambda total, a=spread, b=b[j]: self.add(total, a, b))
 
     def operand(self, w, column):
         """The vector of x that word w of a is multiplied with."""
@@ -284,45 +289,18 @@ class _Work:
             return product
         raised = builder.add(product, rail["c0"])
         if lane.rounds == "full":
-            top = v.constant(v.elem.width - 1)
-            negative = builder.ashr(product, top)
-            odd = builder.ashr(builder.shl(product, builder.sub(top, rail["drop"])), top)
-            raised = builder.add(raised, builder.and_(negative, rail["c1"]))
-            raised = builder.add(raised, builder.and_(odd, rail["c2"]))
+            zero = v.constant(0)
+            floor_bit = builder.shl(v.constant(1), rail["drop"])
+            negative = builder.icmp_signed("<", product, zero)
+            odd = builder.icmp_signed("!=", builder.and_(product, floor_bit), zero)
+            raised = builder.add(raised, builder.select(negative, rail["c1"], zero))
+            raised = builder.add(raised, builder.select(odd, rail["c2"], zero))
         return builder.ashr(raised, rail["drop"])
 
     def fit(self, total):
         if self.lane.step != "clamp":
             return total
         return self.v.greatest(self.v.least(total, self.rail["hi"]), self.rail["lo"])
-
-
-class _steps:
-    def __init__(self, builder, words, lanes):
-        self.builder, self.lanes = builder, lanes
-        self.loop = cgutils.for_range(builder, builder.sdiv(words, lanes))
-
-    def __enter__(self):
-        self.step = self.loop.__enter__().index
-        return self.step, self._words
-
-    def __exit__(self, *raised):
-        return self.loop.__exit__(*raised)
-
-    def _words(self):
-        first = self.builder.mul(self.step, self.lanes)
-        return _Offset(self.builder, cgutils.for_range(self.builder, self.lanes), first)
-
-
-class _Offset:
-    def __init__(self, builder, loop, first):
-        self.builder, self.loop, self.first = builder, loop, first
-
-    def __enter__(self):
-        return self.builder.add(self.first, self.loop.__enter__().index)
-
-    def __exit__(self, *raised):
-        return self.loop.__exit__(*raised)
 
 
 def _arrays(context, builder, signature, arguments, count):
