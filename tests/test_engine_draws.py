@@ -24,6 +24,21 @@ def test_random_operands_agree(count, rand_bits, loads):
     assert engine.random_operands(count, rand_bits, loads).tolist() == want
 
 
+@pytest.mark.parametrize("rand_bits", range(1, 33))
+def test_draws_agree_across_spans_and_wherever_they_are_resumed(rand_bits):
+    loads = [2**32 - 1 - stream * 0x0DEADBEE for stream in range(16)]
+    want = reference.random_operands(9000, rand_bits, loads)
+    assert engine.random_operands(9000, rand_bits, loads).tolist() == want
+    for first in (1, 15, 16, 1000, 4096, 8191):
+        words = engine.resumed(loads, rand_bits, first)
+        assert engine.random_operands(9000 - first, rand_bits, words).tolist() == want[first:]
+
+
+def test_a_stream_comes_back_after_its_period():
+    loads = engine.load_words(0, 0, "site", "forward", 0)
+    assert (engine.resumed(loads, 1, 16 * (2**32 - 1)) == loads).all()
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (5, 0), (3, 4, 5)])
 def test_elements_draw_in_row_major_order(shape):
     loads = engine.load_words(1, 2, "site", "forward", 0)

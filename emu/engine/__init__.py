@@ -28,7 +28,7 @@ from emu.engine.conv_kinds import (
     conv_transpose2d_grad_input,
     conv_transpose2d_grad_weight,
 )
-from emu.engine.draws import load_words, random_operands
+from emu.engine.draws import load_words, random_operands, resumed
 from emu.engine.matmul import matmul
 from emu.engine.paths import offer_int_mm
 from emu.engine.pool import (
@@ -51,5 +51,5 @@ __all__ = [
     "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight", "dequantize", "divide",
     "encode", "encode_for", "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "narrowed",
     "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
-    "sgd", "window_spread", "window_sums",
+    "resumed", "sgd", "window_spread", "window_sums",
 ]
