@@ -13,7 +13,9 @@ X, W = filled((3, 4, 7, 7), S8, 0), filled((6, 2, 3, 3), S8, 1)
 ERROR = filled((3, 6, 4, 4), S8, 2)
 ROWS, COLUMNS, BIAS = filled((9, 20), S8, 3), filled((20, 300), S8, 4), filled((300,), S8, 5)
 FLOATS = filled((7, 31), S20, 6) / 64.0
-OPERANDS = engine.random_operands((7, 31), 8, engine.load_words(0, 0, "site", "forward", 0))
+LOADS = engine.load_words(0, 0, "site", "forward", 0)
+OPERANDS = engine.random_operands((7, 31), 8, LOADS)
+MANY = filled((40000,), Format(12), 12)  # more than each thread takes in one turn
 GEOMETRY = {"stride": 2, "padding": 1, "groups": 2}
 MAC = MacSpec.parse("{a: s8, b: s8, product: s14f-1 ties_even, acc: s16f-1 sat, lanes: 2}")
 EXACT = MacSpec.parse("{a: s8, b: s8, acc: s24}")
@@ -36,6 +38,7 @@ def counted(operation, shape, *arguments, **options):
 OPERATIONS = {
     "cast": lambda: engine.cast_full(FLOATS.astype(int), 3, TO),
     "stochastic cast": lambda: engine.cast_full(FLOATS.astype(int), 3, DITHER, OPERANDS),
+    "drawn cast": lambda: engine.cast_full(MANY, 3, DITHER, loads=LOADS),
     "quantize": lambda: [engine.quantize(FLOATS, TO)],
     "exact matmul": lambda: [engine.matmul(ROWS, COLUMNS, EXACT)],
     "stepped matmul": lambda: counted(engine.matmul, (9, 300), ROWS, COLUMNS, MAC, BIAS),

@@ -56,12 +56,22 @@ def largest(codes: np.ndarray) -> int:
     return max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
 
 
-def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
-    """`codes` in the smallest of int8, int16, int32, int64 that holds every code of `form`."""
+def dtype_of(form: Format) -> np.dtype:
+    """The smallest of int8, int16, int32, int64 that holds every code of `form`."""
     for dtype in DTYPES:
         if np.iinfo(dtype).min <= form.lo and form.hi <= np.iinfo(dtype).max:
-            return codes.astype(dtype, copy=False)
+            return dtype
     raise AssertionError(f"{form} wider than int64")
+
+
+def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
+    """`codes` in the smallest dtype that holds every code of `form`."""
+    return codes.astype(dtype_of(form), copy=False)
+
+
+def flattened(codes: np.ndarray, dtype) -> np.ndarray:
+    """The codes in one row, as kernels take them: contiguous, writable, of one dtype."""
+    return np.require(codes, dtype, ["C", "W"]).reshape(-1)
 
 
 def pair(value, name: str, least: int) -> tuple[int, int]:

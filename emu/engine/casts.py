@@ -5,32 +5,44 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, largest, narrowed
+from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, largest, narrowed
+from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
 from emu.engine.kernels.jit import CAST, launch
+from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
 from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding, Rule
 
+NONE = np.empty(0, np.uint32)  # the operands of a cast that takes none
 BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
 
 
 class Casted(NamedTuple):
-    """The result of a cast: codes, which of them were in range, and how many were not."""
+    """The result of a cast: codes, which of them were in range, and how many were not.
+
+    `inside` is read-only where all were.
+    """
 
     codes: np.ndarray
     inside: np.ndarray
     outside: int
 
 
-def cast(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
+def cast(codes, frac: int, to: Cast, rand=None, loads=None) -> np.ndarray:
     """Codes with `frac` fraction bits as codes of `to`, in the smallest sufficient dtype.
 
-    `rand` has the shape of `codes` and holds STOCHASTIC's operands of `to.rand_bits` bits.
+    STOCHASTIC takes an operand of `to.rand_bits` bits for each element: `rand`, of the shape of
+    `codes`, or what LFSRs draw that start from the 16 `loads` of `load_words`.
 
     >>> cast(np.array([24, 40, -24, 900]), 4, Cast.parse("s4 ties_even sat"))
     array([ 2,  2, -2,  7], dtype=int8)
     """
-    return cast_full(codes, frac, to, rand).codes
+    return _cast(codes, frac, to, rand, loads, masked=False).codes
+
+
+def cast_full(codes, frac: int, to: Cast, rand=None, loads=None) -> Casted:
+    """`cast`, with the overflow of every element."""
+    return _cast(codes, frac, to, rand, loads, masked=True)
 
 
 def passes(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
@@ -39,25 +51,50 @@ def passes(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
     return np.ones_like(found.inside) if to.overflow == Overflow.WRAP else found.inside
 
 
-def cast_full(codes, frac: int, to: Cast, rand=None) -> Casted:
-    """`cast`, with the overflow of every element."""
-    x = as_codes(codes, "codes")
+def _cast(codes, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
+    x = as_codes(codes, "codes", dtype=None)
     check_width(to.format)
-    operands = _rand(rand, x.shape, to)
-    out, inside = np.empty_like(x), np.empty(x.shape, np.bool_)
-    outside = launch(cast_array, CAST * x.size, x.reshape(-1),
-                             stage(frac, to), operands, out.reshape(-1),
-                             inside.reshape(-1))
-    return Casted(narrowed(out, to.format), inside, int(outside))
+    operands = operands_of(to, x.shape, rand, loads)
+    c = lane_cast(frac, to)
+    lane = lane_for(c, 8 * x.itemsize)
+    if lane is None:
+        out, inside = np.empty(x.shape, np.int64), np.empty(x.shape, np.bool_)
+        outside = launch(cast_array, CAST * x.size, flattened(x, np.int64), stage(frac, to),
+                         operands.astype(np.int64), out.reshape(-1), inside.reshape(-1))
+        return Casted(narrowed(out, to.format), inside, int(outside))
+    out, outside = _in_lanes(x, c, lane, dtype_of(to.format), operands)
+    inside = np.broadcast_to(np.True_, x.shape)
+    if masked and outside:
+        # In range is what fitting leaves as it is; the rounded value itself fits the lane.
+        whole = Cast(Format(8 * lane.itemsize, to.format.frac), to.rounding,
+                     rand_bits=to.rand_bits)
+        inside = out == _in_lanes(x, lane_cast(frac, whole), lane, lane, operands)[0]
+    return Casted(out, inside, outside)
 
 
-def _rand(rand, shape: tuple, to: Cast) -> np.ndarray:
+def _in_lanes(x: np.ndarray, c: LaneCast, lane: np.dtype, dtype: np.dtype, rand: np.ndarray
+              ) -> tuple[np.ndarray, int]:
+    """(codes of a dtype, how many were outside) of a cast that is exact in these lanes."""
+    wide = lane == np.int64  # which is rare: one kernel for all dtypes will do
+    out = np.empty(x.shape, lane if wide else dtype)
+    outside = launch(cast_lanes, CAST * x.size, flattened(x, lane if wide else x.dtype), c,
+                     np.empty(0, lane), rand, out.reshape(-1))
+    return out.astype(dtype, copy=False), int(outside)
+
+
+def operands_of(to: Cast, shape: tuple, rand=None, loads=None) -> np.ndarray:
+    """The flat uint32 operands of a cast of so many codes; none where nothing is random.
+
+    They are `rand`, or drawn from `loads`. Raises ValueError where neither gives them.
+    """
     if to.rounding != Rounding.STOCHASTIC:
-        return np.empty(0, np.int64)
-    if rand is None:
+        return NONE
+    if rand is None and loads is None:
         raise ValueError(f"rand None: {to} needs a random operand of {to.rand_bits} bits for "
                          "every element; emu.random_operands draws them")
-    operands = as_codes(rand, "rand", Format(to.rand_bits, 0, signed=False))
+    if rand is None:
+        return random_operands(shape, to.rand_bits, loads).reshape(-1)
+    operands = as_codes(rand, "rand", Format(to.rand_bits, 0, signed=False), dtype=np.uint32)
     if operands.shape != shape:
         raise ValueError(f"rand: shape {operands.shape} for codes of shape {shape}; every element "
                          "draws one operand")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emu.engine.arrays import as_codes
-from emu.engine.casts import _rand
+from emu.engine.casts import operands_of
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.update import sgd_arrays
@@ -43,6 +43,6 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
         sgd_arrays, 2 * CAST * weight.size, weight.reshape(-1),
         momentum.reshape(-1), grad.reshape(-1), lr, mu, shifts,
         stage(finer_m, spec.momentum), stage(finer_w, spec.weight),
-        _rand(rand_momentum, weight.shape, spec.momentum),
-        _rand(rand_weight, weight.shape, spec.weight))
+        operands_of(spec.momentum, weight.shape, rand_momentum).astype(np.int64),
+        operands_of(spec.weight, weight.shape, rand_weight).astype(np.int64))
     return Updated(weight, momentum, int(outside_w), int(outside_m))

@@ -116,11 +116,16 @@ def cast_one(x, s, rand):
 
 @kernel(parallel=True)
 def cast_array(x, s, rand, out, inside):
-    """Cast a flat array; `inside` tells which rounded values were in range. Returns their lack."""
+    """Cast a flat array; returns how many were outside, and in `inside`, unless empty, which not.
+
+    Takes whatever there is, one by one: the path of the casts that no lane holds.
+    """
     outside = 0
     for i in prange(x.size):
-        out[i], inside[i] = cast_one(x[i], s, rand[i] if rand.size else np.int64(0))
-        outside += np.int64(not inside[i])
+        out[i], fitting = cast_one(x[i], s, rand[i] if rand.size else np.int64(0))
+        outside += np.int64(not fitting)
+        if inside.size:
+            inside[i] = fitting
     return outside
 
 

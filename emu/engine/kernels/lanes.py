@@ -1,0 +1,142 @@
+"""Casts on int32 or int64 lanes: loops without branches, which LLVM turns into vectors.
+
+numpy's functions keep the dtype of a lane, where Python's operators would widen it to int64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from emu.engine.kernels.jit import kernel
+from emu.number import Cast, Overflow, Rounding
+
+WRAP, SAT_ZERO = int(Overflow.WRAP), int(Overflow.SAT_ZERO)
+CHUNK = 1 << 14  # elements of one turn of a thread: int32 lanes can count them
+
+
+class LaneCast(NamedTuple):
+    """A cast as plain integers, for loops without branches.
+
+    Append `up` zeros or drop `drop` bits, `rest` being their mask. Rounded is floor + 1 where rest
+    plus `always`, plus `negative` if x < 0, plus `odd` if the floor is odd, reaches 2^drop; or, if
+    `random`, where rest plus the operand does: that loses `thin` low bits or gains `wide` zeros.
+    """
+
+    up: int
+    drop: int
+    rest: int
+    always: int
+    negative: int
+    odd: int
+    random: int
+    thin: int
+    wide: int
+    overflow: int
+    lo: int
+    hi: int
+
+
+def rounding_constants(rounding: Rounding, n: int) -> tuple[int, int, int]:
+    """(always, negative, odd): what a deterministic rounding adds before it drops n >= 1 bits.
+
+    Each mode asks for floor + 1 from some rest t on, 1 <= t <= 2^n; adding 2^n - t carries into the
+    floor exactly then. The sign moves t, or the parity of the floor does, and never both. The sum
+    of what is added is from 0 to 2^n - 1.
+    """
+    half, most = 1 << (n - 1), (1 << n) - 1
+    return {
+        Rounding.TO_NEG: (0, 0, 0), Rounding.TO_POS: (most, 0, 0),
+        Rounding.TO_ZERO: (0, most, 0), Rounding.TO_AWAY: (most, -most, 0),
+        Rounding.TO_ODD: (most, 0, -most),
+        Rounding.TIES_NEG: (half - 1, 0, 0), Rounding.TIES_POS: (half, 0, 0),
+        Rounding.TIES_ZERO: (half - 1, 1, 0), Rounding.TIES_AWAY: (half, -1, 0),
+        Rounding.TIES_EVEN: (half - 1, 0, 1), Rounding.TIES_ODD: (half, 0, -1),
+    }[rounding]
+
+
+def lane_cast(frac: int, to: Cast) -> LaneCast:
+    """The constants that bring codes with `frac` fraction bits into `to`."""
+    n = frac - to.format.frac
+    drop, random = max(n, 0), n > 0 and to.rounding == Rounding.STOCHASTIC
+    constants = (0, 0, 0) if n <= 0 or random else rounding_constants(to.rounding, n)
+    return LaneCast(max(-n, 0), drop, (1 << drop) - 1, *constants, int(random),
+                    max(to.rand_bits - drop, 0), max(drop - to.rand_bits, 0),
+                    int(to.overflow), *to.range)
+
+
+def lane_for(c: LaneCast, bits: int) -> np.dtype | None:
+    """The lane in which the cast of values of so many bits is exact; None if there is none.
+
+    - A value with its zeros appended takes bits + up.
+    - rest and what rounding adds are below 2^drop each, so their sum is below 2^(drop + 1), which
+      must stay positive; the floor is apart, and where a bit is dropped floor + 1 fits.
+    - The bounds fit, so that what is compared with them does.
+    """
+    for lane in (np.dtype(np.int32), np.dtype(np.int64)):
+        width, limits = 8 * lane.itemsize, np.iinfo(lane)
+        if (bits + c.up <= width and c.drop <= width - 2
+                and limits.min <= c.lo and c.hi <= limits.max):
+            return lane
+    return None
+
+
+@kernel
+def in_lane(c, rails):
+    """The constants in the dtype of `rails`."""
+    lane = rails.dtype.type
+    return LaneCast(lane(c.up), lane(c.drop), lane(c.rest), lane(c.always), lane(c.negative),
+                    lane(c.odd), lane(c.random), lane(c.thin), lane(c.wide), lane(c.overflow),
+                    lane(c.lo), lane(c.hi))
+
+
+@kernel
+def rounded(x, c, rand, rails):
+    """The lane x, rounded; `rand` is its operand where the cast is random."""
+    lane = rails.dtype.type
+    x = np.left_shift(x, c.up)
+    floor = np.right_shift(x, c.drop)
+    if c.random:
+        added = np.left_shift(lane(np.right_shift(rand, np.uint32(c.thin))), c.wide)
+    else:
+        sign = np.right_shift(x, lane(8 * rails.itemsize - 1))  # -1 or 0
+        odd = np.negative(np.bitwise_and(floor, lane(1)))  # -1 or 0
+        added = np.add(c.always, np.add(np.bitwise_and(sign, c.negative),
+                                        np.bitwise_and(odd, c.odd)))
+    carry = np.right_shift(np.add(np.bitwise_and(x, c.rest), added), c.drop)
+    return np.add(floor, carry)
+
+
+@kernel
+def fitted(x, c, rails):
+    """The rounded lane x as a code: itself exactly where it is in range."""
+    if c.overflow == WRAP:
+        span = np.subtract(c.hi, c.lo)  # 2^width - 1, modulo the lane's own size
+        return np.add(np.bitwise_and(np.subtract(x, c.lo), span), c.lo)
+    if c.overflow == SAT_ZERO:
+        return x if c.lo <= x <= c.hi else rails.dtype.type(0)
+    return np.maximum(np.minimum(x, c.hi), c.lo)
+
+
+@kernel
+def cast_chunk(x, c, rails, rand, out):
+    """Cast a flat array in lanes of the dtype of `rails`; returns how many were outside."""
+    lane = rails.dtype.type
+    c = in_lane(c, rails)
+    outside = lane(0)
+    for i in range(x.size):
+        whole = rounded(lane(x[i]), c, rand[i] if c.random else np.uint32(0), rails)
+        code = fitted(whole, c, rails)
+        outside = np.add(outside, lane(code != whole))
+        out[i] = code
+    return np.int64(outside)
+
+
+@kernel(parallel=True)
+def cast_lanes(x, c, rails, rand, out):
+    """Cast a flat array, with the operands `rand` if random; returns how many were outside."""
+    outside = 0
+    for k in prange((x.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
+        outside += cast_chunk(x[a:b], c, rails, rand[a:b], out[a:b])
+    return outside
