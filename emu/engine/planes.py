@@ -22,8 +22,8 @@ class Axis:
         self.phases = sorted({tap % stride for tap in taps})
         span = out + max(taps) // stride  # how far the outputs of one image reach
         self.first = {phase: max(0, -(-(before - phase) // stride)) for phase in self.phases}
-        self.last = {phase: min(span - 1, (size - 1 + before - phase) // stride)
-                     for phase in self.phases}
+        self.last = {phase: max(-1, min(span - 1, (size - 1 + before - phase) // stride))
+                     for phase in self.phases}  # -1: none
         # Zeros before the first real index of an image may serve as those after its neighbour's.
         shared = min(min(self.first[phase], span - 1 - self.last[phase]) for phase in self.phases)
         self.pitch = span - min(max(shared, 0), span - out)  # outputs never share a place
