@@ -1,14 +1,14 @@
 """Short vectors in LLVM IR, so that a kernel can keep a tile of accumulators in registers.
 
 `Vector` writes instructions on LLVM's own vector type, which every target lowers to what it has;
-only the methods that name an x86 instruction need that CPU (`features`).
+only the methods that name an x86 instruction need that CPU (`has_vnni`).
 """
 
 import functools
 
-import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import cgutils
+from numba import config
+from numba.core import cgutils, codegen
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 DOUBLE = ir.DoubleType()
@@ -16,8 +16,10 @@ DOUBLE = ir.DoubleType()
 
 @functools.cache
 def features() -> frozenset:
-    """The host CPU's features by LLVM's names."""
-    return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+    """What the CPU that numba compiles for has, by LLVM's names: this one, or one it was told."""
+    told = config.CPU_FEATURES
+    found = codegen.get_host_cpu_features() if told is None else told
+    return frozenset(name[1:] for name in found.split(",") if name.startswith("+"))
 
 
 def has_vnni() -> bool:
