@@ -4,6 +4,7 @@ A `Problem` is one level of accumulation: rows of a against columns of x. `candi
 path that provably gives the definition's codes, the fastest first; all give the same codes.
 """
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from emu.spec import MacSpec
 
 BLOCK = 16  # k between two looks of the tracked path at its prefixes
 external: dict = {}  # kernels handed in from above: `offer_int_mm`
+os.register_at_fork(after_in_child=external.clear)  # their threads are the parent's: they hang
 
 
 def offer_int_mm(function) -> bool:
