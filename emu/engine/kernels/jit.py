@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from numba import config, get_num_threads, njit, set_num_threads
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+from emu import number
 
 TEAM = 1 << 20  # additions that are worth starting a team of threads for
 CAST = 8  # additions that take as long as one cast
@@ -20,9 +22,9 @@ os.register_at_fork(after_in_child=lambda: _forked.append(os.getpid()))
 
 @functools.cache
 def sources() -> str:
-    """A digest of every kernel's source."""
+    """A digest of every kernel's source, and of the modes whose numbers are compiled in."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), Path(number.__file__)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -31,6 +33,21 @@ def sources() -> str:
 def _announce() -> None:
     print("emu: compiling kernels, once on this machine (emu warmup compiles all)",
           file=sys.stderr)
+
+
+class KeyedFiles(IndexDataCacheFile):
+    """Numba's files, where what is found must name its key.
+
+    Two processes that compile at once may have chosen the same file: it holds the code of one of
+    them, and the index may say that it is the other's.
+    """
+
+    def save(self, key, data):
+        super().save(key, (key, data))
+
+    def load(self, key):
+        found = super().load(key)
+        return found[1] if found is not None and found[0] == key else None
 
 
 class KernelCache(FunctionCache):
@@ -43,6 +60,7 @@ class KernelCache(FunctionCache):
     def __init__(self, function, name: str):
         super().__init__(function)
         self.name = name
+        self._cache_file = KeyedFiles(self.cache_path, self._impl.filename_base, sources())
 
     def _index_key(self, sig, codegen):
         return sig, codegen.magic_tuple(), self.name, sources()
