@@ -146,7 +146,7 @@ def candidates(p: Problem) -> Iterator[str]:
             if scale == 0 and p.drop and constant and p.within(16) and raised < 1 << 15:
                 yield "step16_drop"
         fits32 = rail + p.step < 1 << 31 and raised < 1 << 31
-        if (has_vnni() and p.quads and p.drop == 0 and p.columns.depth > BLOCK
+        if (has_vnni() and fits32 and p.quads and p.drop == 0 and p.columns.depth > BLOCK
                 and rail + BLOCK * p.peak < 1 << 31):
             yield "tracked"  # no block can carry an int32 past 2^31 before it is seen outside
         if has_vnni() and fits32 and p.within(16) and p.drop == 0:
