@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 # Imported on first use, as numba takes longer to load than everything else together.
 _ENGINE = ("cast", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "load_words",
-           "matmul", "passes", "quantize", "random_operands", "rescale")
+           "matmul", "monitor", "passes", "quantize", "random_operands", "rescale")
 _MODULES = ("bounds", "cosim", "engine", "golden", "lab", "nn", "reference")
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -37,6 +38,8 @@ def train(
         help="also write one training step as golden vectors in this folder")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run folder")] = False,
     epochs: Annotated[int | None, typer.Option(help="instead of the recipe's")] = None,
+    monitor: Annotated[int | None, typer.Option(
+        help="watch every n-th step, 0 none; instead of the recipe's")] = None,
     baseline: Annotated[bool, typer.Option(
         "--baseline", help="also train the same network in float64")] = False,
 ) -> None:
@@ -48,6 +51,8 @@ def train(
     chosen = Recipe.load(recipe)
     if data is not None:
         chosen = dataclasses.replace(chosen, data=data)
+    if monitor is not None:
+        chosen = dataclasses.replace(chosen, monitor=monitor)
     if epochs is not None:
         chosen = dataclasses.replace(
             chosen, training=dataclasses.replace(chosen.training, epochs=epochs))
@@ -56,7 +61,7 @@ def train(
         run = run_training(chosen, folder, resume, record, report)
         twin = float_accuracy(chosen, report) if baseline else None
     last = run.metrics[-1]
-    out.print(_telemetry(run.metrics))
+    _print_telemetry(run.telemetry)
     out.print(f"test accuracy {100 * last['test_accuracy']:.2f} % after {last['epoch']} epochs"
               + ("" if twin is None else f"; the same network in float: {100 * twin:.2f} %"))
     out.print(f"run folder {folder}", soft_wrap=True)
@@ -168,19 +173,22 @@ def warmup() -> None:
     out.print(f"{len(work)} kinds of operation are compiled and kept on disk")
 
 
-def _telemetry(metrics: list[dict]) -> Table:
-    """Every MAC, and every cast that met a value out of range, over the whole training."""
-    table = Table(title="what the hardware did")
-    for heading in ("operation", "values", "out of range", "additions", "overflowed"):
-        table.add_column(heading, justify="left" if heading == "operation" else "right")
-    for name in metrics[-1]["counts"]:
-        total = {key: sum(line["counts"][name][key] for line in metrics)
-                 for key in metrics[-1]["counts"][name]}
-        steps = [f"{total['steps']:,}", f"{total['overflowed_steps']:,}"] if total["steps"] else []
-        if not steps and not total["overflowed"]:
-            continue
-        table.add_row(name, f"{total['values']:,}", f"{total['overflowed']:,}", *steps)
-    return table
+def _print_telemetry(telemetry) -> None:
+    """Every MAC, and every cast that met a value out of range or is biased."""
+    if not telemetry.watched:
+        return
+    out.print(f"what the hardware did in {telemetry.watched} of {telemetry.steps} steps",
+              style="bold")
+    for rows, headings in (
+            (telemetry.accumulators(), ("accumulator", "additions", "overflowed", "transient",
+                                        "persistent", "bits")),
+            (telemetry.casts(), ("cast", "values", "out of range", "bits", "bias in steps"))):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading == headings[0] else "right")
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """What the engine's tests share: seeded arrays of codes, and the definition's results as lists."""
 
 from collections.abc import Iterable
+from fractions import Fraction
 
 import numpy as np
 from hypothesis import strategies as st
 from strategies import casts, codes, formats
 
-from emu import Cast, Format, MacSpec, reference
+from emu import Cast, Format, MacSpec, engine, reference
 
 U64 = Format(64, 0, signed=False)  # the one format that int64 does not hold
 held_formats = formats((1, 64), (0, 0)).filter(lambda form: form != U64)
@@ -28,11 +29,56 @@ def filled(shape: tuple, form: Format, seed: int) -> np.ndarray:
 
 
 def stepped(terms: Iterable[tuple[list[int], list[int]]], mac: MacSpec, biases: Iterable[int]
-            ) -> tuple[list[int], list[int]]:
-    """(results, numbers of overflowing steps) of the definition, one for each output."""
-    results, counts = [], []
-    for (a, b), bias in zip(terms, biases, strict=True):
-        steps = list(reference.dot_steps(a, b, mac, bias))
-        results.append(steps[-1][0] if steps else bias)
-        counts.append(sum(overflowed for _, overflowed in steps))
-    return results, counts
+            ) -> list[int]:
+    """The results of the definition, one for each output."""
+    return [reference.dot(a, b, mac, bias)
+            for (a, b), bias in zip(terms, biases, strict=True)]
+
+
+def numbers(account) -> dict[str, int | Fraction]:
+    """The numbers of an account of the engine or of the definition, by their dotted names."""
+    found = {}
+    for name in getattr(account, "_fields", None) or vars(account):
+        value = getattr(account, name)
+        if hasattr(value, "values"):
+            found |= {f"{name}.{key}": number for key, number in numbers(value).items()}
+        elif value is not None and name not in ("first", "outputs"):
+            found[name] = value
+    return found
+
+
+def joined(accounts: Iterable[dict]) -> dict:
+    """Counts added up; extremes joined by their names."""
+    total = {}
+    for account in accounts:
+        for name, number in account.items():
+            join = (min if name.endswith("low") else max if name.endswith("high") else
+                    lambda x, y: x + y)
+            total[name] = join(total.get(name, 0), number)
+    return total
+
+
+def accounted(terms, mac: MacSpec, biases: Iterable[int], shape: tuple, axis: int) -> tuple:
+    """(results, numbers of each channel, first overflow) of the definition.
+
+    `terms` and `biases` are of each output of `shape`, row-major; `axis` holds the channels.
+    """
+    results, channels, first = [], [[] for _ in range(shape[axis])], None
+    for index, (a, b), bias in zip(np.ndindex(shape), terms, biases, strict=True):
+        account = reference.watch_dot(a, b, mac, bias)
+        results.append(reference.dot(a, b, mac, bias))
+        channels[index[axis]].append(numbers(account))
+        if first is None and account.first is not None:
+            stage, step, register, value = account.first[:4]
+            part = slice(step * mac.lanes, (step + 1) * mac.lanes)
+            first = index, stage, step, tuple(a[part]), tuple(b[part]), register, value
+    return results, [joined(channel) for channel in channels], first
+
+
+def watched(operation, *arguments, **options) -> tuple:
+    """(results, numbers of each channel, first overflow) of a watched operation of the engine."""
+    with engine.monitor() as seen:
+        out = operation(*arguments, **options)
+    record, = seen
+    return (out.reshape(-1).tolist(), [numbers(channel) for channel in record.channels],
+            record.first and tuple(vars(record.first).values()))

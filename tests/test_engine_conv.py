@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from engine_cases import filled, stepped
+from engine_cases import accounted, filled, stepped, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import macs
@@ -94,55 +94,56 @@ def flat(x: np.ndarray) -> list[int]:
     return x.reshape(-1).tolist()
 
 
-def check_forward(mac, layer, seed):
-    """Results and overflow counts with a bias for each output."""
+def check_forward(mac, layer, seed, watch=False):
+    """Results with a bias for each output; if `watch`, accounts of each channel too."""
     x, w = filled(layer.x, mac.a, seed), filled(layer.w, mac.b, seed + 1)
     bias = filled(layer.w[:1], mac.result.format, seed + 2)
     terms = list(reference.conv2d_terms(x.tolist(), w.tolist(), block=mac.block, **layer.geometry))
     pixels = layer.error[2] * layer.error[3]
-    want = stepped(terms, mac, [code for code in bias.tolist() for _ in range(pixels)]
-                   * layer.batch)
-    count = np.zeros(layer.error, np.int64)
-    got = engine.conv2d(x, w, mac, bias, overflowed=count, **layer.geometry)
-    assert (got.shape, flat(got), flat(count)) == (layer.error, *want)
+    biases = [code for code in bias.tolist() for _ in range(pixels)] * layer.batch
+    check(engine.conv2d, (x, w, mac, bias), layer, terms, biases, layer.error, 1, watch)
 
 
-def check_grad_input(mac, layer, seed):
-    """Results and overflow counts."""
+def check_grad_input(mac, layer, seed, watch=False):
+    """Results, and accounts of each channel of x."""
     error, w = filled(layer.error, mac.a, seed), filled(layer.w, mac.b, seed + 1)
     terms = list(reference.conv2d_grad_input_terms(error.tolist(), w.tolist(), layer.size,
                                                    block=mac.block, **layer.geometry))
-    want = stepped(terms, mac, [0] * len(terms))
-    count = np.zeros(layer.x, np.int64)
-    got = engine.conv2d_grad_input(error, w, mac, layer.size, overflowed=count, **layer.geometry)
-    assert (got.shape, flat(got), flat(count)) == (layer.x, *want)
+    check(engine.conv2d_grad_input, (error, w, mac, layer.size), layer, terms, [0] * len(terms),
+          layer.x, 1, watch)
 
 
-def check_grad_weight(mac, layer, seed):
-    """Results and overflow counts."""
+def check_grad_weight(mac, layer, seed, watch=False):
+    """Results, and accounts of each output channel."""
     x, error = filled(layer.x, mac.a, seed), filled(layer.error, mac.b, seed + 1)
     terms = list(reference.conv2d_grad_weight_terms(x.tolist(), error.tolist(), layer.kernel,
                                                     **layer.geometry))
-    want = stepped(terms, mac, [0] * len(terms))
-    count = np.zeros(layer.w, np.int64)
-    got = engine.conv2d_grad_weight(x, error, mac, layer.kernel, overflowed=count,
-                                    **layer.geometry)
-    assert (got.shape, flat(got), flat(count)) == (layer.w, *want)
+    check(engine.conv2d_grad_weight, (x, error, mac, layer.kernel), layer, terms,
+          [0] * len(terms), layer.w, 0, watch)
+
+
+def check(operation, arguments, layer, terms, biases, shape, axis, watch):
+    mac = arguments[2]
+    got = operation(*arguments, **layer.geometry)
+    assert (got.shape, flat(got)) == (shape, stepped(terms, mac, biases))
+    if watch:
+        assert watched(operation, *arguments, **layer.geometry) == accounted(
+            terms, mac, biases, shape, axis)
 
 
 @table
 def test_forward_agrees(layer):
-    check_forward(SAT, layer, 0)
+    check_forward(SAT, layer, 0, watch=True)
 
 
 @table
 def test_the_gradient_of_x_agrees(layer):
-    check_grad_input(SAT, layer, 0)
+    check_grad_input(SAT, layer, 0, watch=True)
 
 
 @table
 def test_the_gradient_of_w_agrees(layer):
-    check_grad_weight(SAT, layer, 0)
+    check_grad_weight(SAT, layer, 0, watch=True)
 
 
 @given(small_macs(4), layers(), SEEDS)
@@ -214,13 +215,22 @@ def test_an_empty_batch_gives_weights_no_gradient():
     assert got.tolist() == np.zeros((3, 2, 3, 3), int).tolist()
 
 
-def test_overflows_add_to_the_counts_given():
-    layer = CASES["strided, dilated, grouped"]
-    x, w = filled(layer.x, SAT.a, 0), filled(layer.w, SAT.b, 1)
-    want, got = np.zeros(layer.error, int), np.full(layer.error, 5)
-    engine.conv2d(x, w, SAT, overflowed=want, **layer.geometry)
-    engine.conv2d(x, w, SAT, overflowed=got, **layer.geometry)
-    assert flat(got - 5) == flat(want)
+@settings(max_examples=20)
+@given(small_macs(4), layers(), SEEDS)
+def test_every_forward_is_accounted_for(mac, layer, seed):
+    check_forward(mac, layer, seed, watch=True)
+
+
+@settings(max_examples=20)
+@given(small_macs(4), layers(), SEEDS)
+def test_every_gradient_of_x_is_accounted_for(mac, layer, seed):
+    check_grad_input(mac, layer, seed, watch=True)
+
+
+@settings(max_examples=20)
+@given(small_macs(1), layers(), SEEDS)
+def test_every_gradient_of_w_is_accounted_for(mac, layer, seed):
+    check_grad_weight(mac, layer, seed, watch=True)
 
 
 def test_strided_images_are_read_in_their_own_order():

@@ -1,5 +1,7 @@
 """One thread or two: every operation writes the same bytes."""
 
+from functools import partial
+
 import numba
 import numpy as np
 import pytest
@@ -30,24 +32,28 @@ def update():
     return engine.sgd(weight, momentum, filled((7, 31), S8, 9), 40, 14, SPEC, None, OPERANDS)
 
 
-def counted(operation, shape, *arguments, **options):
-    count = np.zeros(shape, np.int64)
-    return operation(*arguments, overflowed=count, **options), count
+def watched(operation) -> list:
+    """What an operation returns, and its records."""
+    with engine.monitor() as seen:
+        out = operation()
+    return [*out, repr(seen)]
 
 
+MACS = {
+    "exact matmul": lambda: [engine.matmul(ROWS, COLUMNS, EXACT)],
+    "stepped matmul": lambda: [engine.matmul(ROWS, COLUMNS, MAC, BIAS)],
+    "two-level matmul": lambda: [engine.matmul(ROWS, COLUMNS, TWO_LEVEL, BIAS)],
+    "conv2d": lambda: [engine.conv2d(X, W, MAC, **GEOMETRY)],
+    "gradient of x": lambda: [engine.conv2d_grad_input(ERROR, W, MAC, (7, 7), **GEOMETRY)],
+    "gradient of w": lambda: [engine.conv2d_grad_weight(X, ERROR, MAC, (3, 3), **GEOMETRY)],
+}
 OPERATIONS = {
+    **MACS,
+    **{f"watched {name}": partial(watched, mac) for name, mac in MACS.items()},
     "cast": lambda: engine.cast_full(FLOATS.astype(int), 3, TO),
     "stochastic cast": lambda: engine.cast_full(FLOATS.astype(int), 3, DITHER, OPERANDS),
     "drawn cast": lambda: engine.cast_full(MANY, 3, DITHER, loads=LOADS),
     "quantize": lambda: [engine.quantize(FLOATS, TO)],
-    "exact matmul": lambda: [engine.matmul(ROWS, COLUMNS, EXACT)],
-    "stepped matmul": lambda: counted(engine.matmul, (9, 300), ROWS, COLUMNS, MAC, BIAS),
-    "two-level matmul": lambda: counted(engine.matmul, (9, 300), ROWS, COLUMNS, TWO_LEVEL, BIAS),
-    "conv2d": lambda: counted(engine.conv2d, ERROR.shape, X, W, MAC, **GEOMETRY),
-    "gradient of x": lambda: counted(engine.conv2d_grad_input, X.shape, ERROR, W, MAC, (7, 7),
-                                     **GEOMETRY),
-    "gradient of w": lambda: counted(engine.conv2d_grad_weight, W.shape, X, ERROR, MAC, (3, 3),
-                                     **GEOMETRY),
     "max pool": lambda: engine.max_pool2d(X, 3, 2, 1),
     "gradient of max pool": lambda: [engine.max_pool2d_grad(
         filled((3, 4, 4, 4), S8, 10), engine.max_pool2d(X, 3, 2, 1)[1], (7, 7))],

@@ -30,6 +30,16 @@ from emu.engine.conv_kinds import (
 )
 from emu.engine.draws import load_words, random_operands, resumed
 from emu.engine.matmul import matmul
+from emu.engine.monitor import (
+    CastAccount,
+    First,
+    MacAccount,
+    Record,
+    RegisterAccount,
+    monitor,
+    named,
+    watching,
+)
 from emu.engine.paths import offer_int_mm
 from emu.engine.pool import (
     avg_pool2d,
@@ -45,11 +55,12 @@ from emu.engine.pool import (
 from emu.engine.update import sgd
 
 __all__ = [
-    "Casted", "Geometry", "add", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for",
-    "cast_for_codes", "cast_full", "conv1d", "conv1d_grad_input", "conv1d_grad_weight",
-    "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d",
-    "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight", "dequantize", "divide",
-    "encode", "encode_for", "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "narrowed",
+    "CastAccount", "Casted", "First", "Geometry", "MacAccount", "Record", "RegisterAccount",
+    "add", "avg_pool2d", "avg_pool2d_grad", "cast", "cast_for", "cast_for_codes", "cast_full",
+    "conv1d", "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input",
+    "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
+    "conv_transpose2d_grad_weight", "dequantize", "divide", "encode", "encode_for",
+    "load_words", "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "named", "narrowed",
     "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
-    "resumed", "sgd", "window_spread", "window_sums",
+    "resumed", "sgd", "watching", "window_spread", "window_sums",
 ]

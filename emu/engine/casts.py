@@ -11,6 +11,8 @@ from emu.engine.kernels.border import encode_array, exponents
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
+from emu.engine.monitor import watching
+from emu.engine.watched import watch_cast
 from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding, Rule
 
 NONE = np.empty(0, np.uint32)  # the operands of a cast that takes none
@@ -54,6 +56,14 @@ def passes(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
 def _cast(codes, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
     x = as_codes(codes, "codes", dtype=None)
     check_width(to.format)
+    if (scope := watching()) is None:
+        return _compute(x, frac, to, rand, loads, masked)
+    found = _compute(x, frac, to, rand, loads, masked=True)
+    watch_cast(scope, "cast", x.astype(np.int64), frac, to, found.codes, found.inside)
+    return found
+
+
+def _compute(x: np.ndarray, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
     operands = operands_of(to, x.shape, rand, loads)
     c = lane_cast(frac, to)
     lane = lane_for(c, 8 * x.itemsize)

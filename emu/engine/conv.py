@@ -12,6 +12,7 @@ from emu.engine.arrays import as_codes, narrowed, pair
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.planes import lift
 from emu.engine.matmul import accumulate, sums
+from emu.engine.monitor import watching
 from emu.engine.operands import Rows
 from emu.engine.planes import Pixels, Planes, Shifted
 from emu.spec import MacSpec
@@ -56,15 +57,15 @@ class Geometry:
 
 
 def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, groups=1,
-           overflowed: np.ndarray | None = None, path: str | None = None) -> np.ndarray:
-    """Accumulator codes (N, O, OH, OW); bias (O,); `overflowed` and `path` as in `matmul`."""
+           path: str | None = None) -> np.ndarray:
+    """Accumulator codes (N, O, OH, OW); bias (O,); `path` as in `matmul`."""
     g = Geometry(stride, padding, dilation, groups)
     x, w = as_codes(x, "x", mac.a, 4, None), as_codes(w, "w", mac.b, 4, None)
     g.check(x.shape[1], w.shape)
     start = _start(bias, w.shape[0], mac)
     size = g.out_size(x.shape[2:], w.shape[2:])
-    if overflowed is not None or path == "plain" or not x.size * w.size:
-        return im2col.conv2d(x, w, mac, start, g, overflowed)
+    if watching() or path == "plain" or not x.size * w.size:
+        return im2col.compute("conv2d", im2col.conv2d(x, w, g, mac.block), mac, start)
     taps = [(ky * g.dilation[0], kx * g.dilation[1]) for ky in range(w.shape[2])
             for kx in range(w.shape[3])]
     planes = Planes(x, size, taps, g.stride, g.padding)
@@ -74,8 +75,7 @@ def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, group
 
 
 def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding=0, dilation=1,
-                      groups=1, overflowed: np.ndarray | None = None, path: str | None = None
-                      ) -> np.ndarray:
+                      groups=1, path: str | None = None) -> np.ndarray:
     """Accumulator codes (N, C, *size) of the gradient with respect to x.
 
     `bias` (C,) is that of a transposed convolution, which is the same sum.
@@ -86,8 +86,9 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding
     size = pair(size, "size", 1)
     g.check_error(error.shape, size, w.shape)
     start = _start(bias, w.shape[1] * groups, mac)
-    if overflowed is not None or path == "plain" or not error.size * w.size:
-        return im2col.conv2d_grad_input(error, w, mac, size, start, g, overflowed)
+    if watching() or path == "plain" or not error.size * w.size:
+        return im2col.compute("conv2d_grad_input", im2col.conv2d_grad_input(
+            error, w, g, size, mac.block), mac, start)
     outputs = w.reshape(groups, -1, w.shape[1], *w.shape[2:]).transpose(0, 2, 1, 3, 4)
     w = outputs.reshape(-1, *outputs.shape[2:])
     lo, hi = mac.acc.range
@@ -116,8 +117,7 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding
 
 
 def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dilation=1, groups=1,
-                       overflowed: np.ndarray | None = None, path: str | None = None
-                       ) -> np.ndarray:
+                       path: str | None = None) -> np.ndarray:
     """Accumulator codes (O, C/groups, *kernel) of the gradient with respect to w."""
     g = Geometry(stride, padding, dilation, groups)
     x, error = as_codes(x, "x", mac.a, 4, None), as_codes(error, "error", mac.b, 4, None)
@@ -127,8 +127,9 @@ def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dila
     weights = (error.shape[1], x.shape[1] // groups, *kernel)
     g.check(x.shape[1], weights)
     g.check_error(error.shape, x.shape[2:], weights)
-    if overflowed is not None or path == "plain" or not x.size * error.size:
-        return im2col.conv2d_grad_weight(x, error, mac, kernel, g, overflowed)
+    if watching() or path == "plain" or not x.size * error.size:
+        return im2col.compute("conv2d_grad_weight", im2col.conv2d_grad_weight(
+            x, error, g, kernel), mac)
     out = error.shape[2:]
     spans = tuple((o - 1) * s + d * (k - 1) + 1 for o, s, d, k in
                   zip(out, g.stride, g.dilation, kernel, strict=True))

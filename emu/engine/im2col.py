@@ -3,41 +3,83 @@
 The plain way: what the faster one of `conv.py` must equal. Arguments are checked already.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from emu.engine.matmul import matmul
+from emu.engine.arrays import narrowed
+from emu.engine.matmul import plain
+from emu.engine.monitor import watching
+from emu.engine.watched import watch_groups
 from emu.spec import MacSpec
 
 
-def conv2d(x, w, mac: MacSpec, bias, g, overflowed) -> np.ndarray:
+@dataclass(frozen=True)
+class Lowered:
+    """The operands (M, K) and (K, N) of each group, and where their product belongs.
+
+    M runs over `shape[:-1]` and N over the group's channels, `shape[-1]`; `axes` brings the
+    product into the layout of the result, where the groups' channels follow one another.
+    """
+
+    operands: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    groups: int
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def assemble(self, products) -> np.ndarray:
+        """The result from the product (M, N) of each group."""
+        parts = [product.reshape(self.shape).transpose(self.axes) for product in products]
+        return np.ascontiguousarray(np.concatenate(parts, self.axes.index(3)))
+
+    def index(self, group: int, row: int, column: int) -> tuple[int, ...]:
+        """Where an element of a group's product stands in the result."""
+        at = [*np.unravel_index(row, self.shape[:-1]), group * self.shape[-1] + column]
+        return tuple(int(at[axis]) for axis in self.axes)
+
+
+def compute(operation: str, lowered: Lowered, mac: MacSpec, bias: np.ndarray | None = None
+            ) -> np.ndarray:
+    """The convolution itself: codes of `mac.result`; `bias` holds one for each channel."""
+    start = np.zeros((lowered.groups, 1, lowered.shape[-1]), np.int64)
+    if bias is not None:
+        start[:] = bias.reshape(start.shape)
+    if (scope := watching()) is not None:
+        out = watch_groups(scope, operation, lowered, mac, start)
+    else:
+        out = lowered.assemble([plain(*lowered.operands(group), mac, start[group])
+                                for group in range(lowered.groups)])
+    return narrowed(out, mac.result.format)
+
+
+def conv2d(x, w, g, block: int) -> Lowered:
     """x (N, C, H, W), w (O, C/groups, KH, KW) -> (N, O, OH, OW); `g` is the Geometry."""
     size = g.out_size(x.shape[2:], w.shape[2:])
     taps = _taps(x, w.shape[2:], size, g.stride, g.dilation, g.padding)
 
     def operands(group):
-        return _rows(_group(taps, group, g.groups), mac.block), _columns(
-            _group(w, group, g.groups, axis=0).transpose(1, 2, 3, 0), mac.block)
+        return _rows(_group(taps, group, g.groups), block), _columns(
+            _group(w, group, g.groups, axis=0).transpose(1, 2, 3, 0), block)
 
-    shape = (x.shape[0], *size, w.shape[0] // g.groups)
-    return _grouped(operands, mac, g.groups, shape, (0, 3, 1, 2), bias, overflowed)
+    return Lowered(operands, g.groups, (x.shape[0], *size, w.shape[0] // g.groups), (0, 3, 1, 2))
 
 
-def conv2d_grad_input(error, w, mac: MacSpec, size, bias, g, overflowed) -> np.ndarray:
+def conv2d_grad_input(error, w, g, size, block: int) -> Lowered:
     """error (N, O, OH, OW) -> (N, C, *size)."""
     # Pixel y meets tap ky at spread row y + padding - ky * dilation: the window runs backwards.
     taps = _taps(spread(error, g.stride), w.shape[2:], size, (1, 1), g.dilation,
                  g.before(w.shape[2:]))[..., ::-1, ::-1]
 
     def operands(group):
-        return _rows(_group(taps, group, g.groups), mac.block), _columns(
-            _group(w, group, g.groups, axis=0).transpose(0, 2, 3, 1), mac.block)
+        return _rows(_group(taps, group, g.groups), block), _columns(
+            _group(w, group, g.groups, axis=0).transpose(0, 2, 3, 1), block)
 
-    shape = (error.shape[0], *size, w.shape[1])
-    return _grouped(operands, mac, g.groups, shape, (0, 3, 1, 2), bias, overflowed)
+    return Lowered(operands, g.groups, (error.shape[0], *size, w.shape[1]), (0, 3, 1, 2))
 
 
-def conv2d_grad_weight(x, error, mac: MacSpec, kernel, g, overflowed) -> np.ndarray:
+def conv2d_grad_weight(x, error, g, kernel) -> Lowered:
     """x (N, C, H, W), error (N, O, OH, OW) -> (O, C/groups, *kernel)."""
     taps = _taps(x, kernel, error.shape[2:], g.stride, g.dilation, g.padding)
     channels = x.shape[1] // g.groups
@@ -49,8 +91,8 @@ def conv2d_grad_weight(x, error, mac: MacSpec, kernel, g, overflowed) -> np.ndar
         return (rows.reshape(channels * kernel[0] * kernel[1], pixels),
                 errors.reshape(pixels, errors.shape[3]))
 
-    shape = (channels, *kernel, error.shape[1] // g.groups)
-    return _grouped(operands, mac, g.groups, shape, (3, 0, 1, 2), None, overflowed)
+    return Lowered(operands, g.groups, (channels, *kernel, error.shape[1] // g.groups),
+                   (3, 0, 1, 2))
 
 
 def spread(error: np.ndarray, stride: tuple) -> np.ndarray:
@@ -103,21 +145,3 @@ def _rows(taps: np.ndarray, block: int) -> np.ndarray:
 def _columns(w: np.ndarray, block: int) -> np.ndarray:
     """(C, KH, KW, outputs) to (K, outputs), K in the order of `_rows`."""
     return _blocked(w.transpose(3, 0, 1, 2), block).T
-
-
-def _grouped(operands, mac, groups, shape, axes, bias, overflowed) -> np.ndarray:
-    """One matmul per group; its rows are shape[:-1], its columns the group's outputs."""
-    results, counts = [], []
-    for group in range(groups):
-        rows, columns = operands(group)
-        share = None if bias is None else _group(np.asarray(bias), group, groups, axis=0)
-        count = None
-        if overflowed is not None:
-            count = np.zeros((rows.shape[0], columns.shape[1]), np.int64)
-            counts.append(count.reshape(shape).transpose(axes))
-        out = matmul(rows, columns, mac, share, count, path="plain")
-        results.append(out.reshape(shape).transpose(axes))
-    axis = axes.index(3)
-    if overflowed is not None:
-        overflowed += np.concatenate(counts, axis)
-    return np.ascontiguousarray(np.concatenate(results, axis))

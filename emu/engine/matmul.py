@@ -10,21 +10,19 @@ from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import ROWS
+from emu.engine.monitor import watching
 from emu.engine.operands import Matrix, Rows
 from emu.engine.paths import Problem, choose, rounding_constants
 from emu.engine.run import Sums, compute
+from emu.engine.watched import watch_matmul
 from emu.number import Overflow
 from emu.spec import MacSpec
 
-NONE = np.empty((0, 0), np.int64)
 
-
-def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None,
-           path: str | None = None) -> np.ndarray:
+def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray:
     """(M, K) @ (K, N) -> codes of `mac.result` (M, N), accumulated in the order of k.
 
-    `bias` (N,) holds codes of `mac.result.format`. `overflowed`, an int64 array (M, N), is
-    increased by the number of overflowing steps of each output. `path` forces one of the paths of
+    `bias` (N,) holds codes of `mac.result.format`. `path` forces one of the paths of
     `paths.candidates`, or "plain"; raises ValueError where it would not be exact.
 
     >>> mac = MacSpec.parse("{a: s8, b: s8, acc: s8 sat}")
@@ -43,13 +41,12 @@ def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None,
         start = as_codes(bias, "bias", mac.result.format, 1)
     if start.shape != (n,):
         raise ValueError(f"bias: shape {start.shape} for {n} outputs; give one for each column")
-    if overflowed is not None and (overflowed.shape, overflowed.dtype) != ((m, n), np.int64):
-        raise ValueError(f"overflowed: {overflowed.dtype} {overflowed.shape} counts for outputs "
-                         f"{(m, n)}; give int64 of that shape")
+    if (scope := watching()) is not None:
+        return narrowed(watch_matmul(scope, a, b, mac, start[None]), mac.result.format)
     if not m * n:
         return narrowed(np.empty((m, n), np.int64), mac.result.format)
-    if overflowed is not None or path == "plain":
-        return narrowed(plain(a, b, mac, start, overflowed), mac.result.format)
+    if path == "plain":
+        return narrowed(plain(a, b, mac, start), mac.result.format)
     # Columns fill whole vectors, rows do not: turn the product over where that wastes less.
     wide = lambda rows, columns: -(-rows // ROWS) * -(-columns // 32) * 32 * ROWS  # noqa: E731
     if wide(n, m) < wide(m, n):
@@ -59,8 +56,7 @@ def matmul(a, b, mac: MacSpec, bias=None, overflowed: np.ndarray | None = None,
     return narrowed(out, mac.result.format)
 
 
-def plain(a, b, mac: MacSpec, start: np.ndarray, overflowed: np.ndarray | None = None
-          ) -> np.ndarray:
+def plain(a, b, mac: MacSpec, start: np.ndarray) -> np.ndarray:
     """The MAC as the definition writes it, on int64 matrices."""
     shape = a.shape[0], b.shape[1]
     out = np.empty(shape, np.int64)
@@ -69,7 +65,7 @@ def plain(a, b, mac: MacSpec, start: np.ndarray, overflowed: np.ndarray | None =
     outer = stage(mac.acc.format.frac, mac.result)
     steps = kernels.Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
     launch(kernels.step_matmul, a.size * b.shape[1], a, b, start, stage(0, mac.product),
-           stage(0, mac.acc), outer, steps, out, NONE if overflowed is None else overflowed)
+           stage(0, mac.acc), outer, steps, out)
     return out
 
 

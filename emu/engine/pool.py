@@ -8,6 +8,8 @@ from emu.engine.conv import Geometry
 from emu.engine.kernels.casts import divide_array, stage
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.pool import max_pool, scatter, spread_windows, window_sum
+from emu.engine.monitor import watching
+from emu.engine.watched import watch_cast
 from emu.number import Cast, Rounding
 
 
@@ -112,11 +114,13 @@ def divide(x, divisor: np.ndarray, frac: int, to: Cast) -> Casted:
                          "them needs more than 60 bits; use a smaller frac")
     # A divisor beyond int64 gives a quotient below 1/2, and so does the largest int64.
     zeros, most = min(max(n, 0), 63), np.iinfo(np.int64).max
-    divisor = np.where(divisor > most >> zeros, most, divisor << zeros)
+    aligned = np.where(divisor > most >> zeros, most, divisor << zeros)
     out, inside = np.empty_like(x), np.empty(x.shape, np.bool_)
     outside = launch(divide_array, CAST * x.size, x.reshape(-1),
-                             np.broadcast_to(divisor, x.shape).reshape(-1),
+                             np.broadcast_to(aligned, x.shape).reshape(-1),
                              stage(frac, to), out.reshape(-1), inside.reshape(-1))
+    if (scope := watching()) is not None:
+        watch_cast(scope, "divide", x, frac, to, out, inside, np.broadcast_to(divisor, x.shape))
     return Casted(narrowed(out, to.format), inside, int(outside))
 
 

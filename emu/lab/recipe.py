@@ -50,7 +50,8 @@ class Training:
 class Recipe:
     """One experiment. `network` names modules in order; `hardware` is an `emu.nn.Config`.
 
-    `record_batch` is the batch of a recorded step, small enough for an RTL simulator.
+    `record_batch` is the batch of a recorded step, small enough for an RTL simulator; every
+    `monitor`-th step of the training is watched, none where it is 0.
     """
 
     about: str
@@ -60,9 +61,10 @@ class Recipe:
     hardware: Mapping
     seed: int = 0
     record_batch: int = 8
+    monitor: int = 10
 
     def __post_init__(self):
-        for name, least in (("seed", 0), ("record_batch", 1)):
+        for name, least in (("seed", 0), ("record_batch", 1), ("monitor", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"recipe {name} {value!r}: needs a whole number of at least "

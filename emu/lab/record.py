@@ -54,7 +54,7 @@ class Recorder(Backend):
         return self._keep(place, mac, terms, None, out)
 
     def sgd(self, place, weight, momentum, grad, lr, mu, spec):
-        drawn = [self._drawn(place._replace(name=f"{place.name}.{what}"), weight.shape, to)
+        drawn = [self._drawn(place.part(what), weight.shape, to)
                  for what, to in (("momentum", spec.momentum), ("weight", spec.weight))]
         found = super().sgd(place, weight, momentum, grad, lr, mu, spec)
         self.traces.append(UpdateTrace(

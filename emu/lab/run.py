@@ -1,7 +1,8 @@
 """The run folder: what a training leaves behind, each file written whole or not at all.
 
 config.yaml          the recipe, and the hardware of every layer as it was resolved
-metrics.jsonl        one line per epoch: loss, accuracy, and what overflowed at every operation
+metrics.jsonl        one line per epoch: loss, accuracy, and what overflowed in the watched steps
+monitor.json         what every operation did in all watched steps, channel by channel
 weights.safetensors  master weights and operands as integer codes, their formats in the header
 curves.png           loss, accuracy and overflows over the epochs
 checkpoint.pt        the state after the last epoch, for --resume
@@ -21,16 +22,18 @@ from safetensors.torch import save
 from emu import __version__, nn
 from emu.engine import narrowed
 from emu.lab.recipe import Recipe
+from emu.lab.telemetry import Telemetry
 
-CONFIG, METRICS, WEIGHTS, CURVES, CHECKPOINT = (
-    "config.yaml", "metrics.jsonl", "weights.safetensors", "curves.png", "checkpoint.pt")
+CONFIG, METRICS, MONITOR, WEIGHTS, CURVES, CHECKPOINT = (
+    "config.yaml", "metrics.jsonl", "monitor.json", "weights.safetensors", "curves.png",
+    "checkpoint.pt")
 
 
 class Run:
-    """A run folder and the metrics in it."""
+    """A run folder, the metrics in it, and what the hardware did."""
 
-    def __init__(self, path: Path, metrics: list[dict]):
-        self.path, self.metrics = path, metrics
+    def __init__(self, path: Path, metrics: list[dict], telemetry: Telemetry):
+        self.path, self.metrics, self.telemetry = path, metrics, telemetry
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, model: torch.nn.Module) -> Run:
@@ -47,7 +50,7 @@ class Run:
         except OSError as error:
             raise ValueError(f"run folder {path}: cannot be written ({error.strerror}); --out "
                              "names another") from None
-        return cls(path, [])
+        return cls(path, [], Telemetry())
 
     @classmethod
     def resume(cls, path: Path, recipe: Recipe) -> Run:
@@ -58,9 +61,11 @@ class Run:
         try:
             config = yaml.safe_load((path / CONFIG).read_text())
             config["recipe"]["training"]["epochs"] = recipe.training.epochs  # may grow
-            run = cls(path, json.loads(_checkpoint(path)["metrics"]))
+            kept = _checkpoint(path)
+            run = cls(path, json.loads(kept["metrics"]),
+                      Telemetry.parse(kept["monitor"]))
         except FileNotFoundError:
-            run = cls(path, [])  # stopped before the first epoch's end
+            run = cls(path, [], Telemetry())  # stopped before the first epoch's end
         except Exception as error:  # whatever a damaged file makes yaml, json or torch raise
             raise ValueError(f"run folder {path}: {CONFIG} or {CHECKPOINT} is damaged "
                              f"({type(error).__name__}); start again in another folder") from None
@@ -72,7 +77,7 @@ class Run:
             raise ValueError(f"run folder {path}: has {run.epochs} epochs already, not "
                              f"{recipe.training.epochs}; ask for as many or more")
         write(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
-        run._write_metrics()
+        run._write_reports()
         return run
 
     @property
@@ -84,18 +89,21 @@ class Run:
         """The state after the last epoch."""
         return _checkpoint(self.path)["state"]
 
-    def add_epoch(self, metrics: dict, state: dict) -> None:
-        """Keep the metrics and the state of one more epoch."""
+    def add_epoch(self, metrics: dict, telemetry: Telemetry, state: dict) -> None:
+        """Keep what one more epoch gave, and the state after it."""
         self.metrics.append(metrics)
+        self.telemetry += telemetry
         buffer = io.BytesIO()
-        torch.save({"state": state, "metrics": json.dumps(self.metrics)}, buffer)
+        torch.save({"state": state, "metrics": json.dumps(self.metrics),
+                    "monitor": str(self.telemetry)}, buffer)
         write(self.path / CHECKPOINT, buffer.getvalue())
-        self._write_metrics()
+        self._write_reports()
 
-    def _write_metrics(self) -> None:
-        # From the checkpoint's own copy: a stop between the two files leaves no epoch half counted.
+    def _write_reports(self) -> None:
+        # What the checkpoint has: a stop between the files leaves no epoch half counted.
         write(self.path / METRICS,
               "".join(json.dumps(line) + "\n" for line in self.metrics).encode())
+        write(self.path / MONITOR, str(self.telemetry).encode())
 
     def finish(self, model: torch.nn.Module) -> None:
         """Write the weights as codes, and the curves."""
@@ -152,17 +160,19 @@ def curves(metrics: list[dict]) -> bytes:
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     accuracy.plot(epochs, [100 * line["test_accuracy"] for line in metrics])
     accuracy.set(title="test accuracy, %", xlabel="epoch")
-    for name in metrics[-1]["counts"]:
-        counts = [line["counts"][name] for line in metrics]
-        if any(count["overflowed_steps"] for count in counts):
-            overflow.plot(epochs, [100 * c["overflowed_steps"] / c["steps"] for c in counts],
-                          label=name)
+    watched = [line for line in metrics if line["watched"]]
+    for name in dict.fromkeys(name for line in watched for name in line["counts"]):
+        counts = [line["counts"][name] for line in watched]
+        if any(count.get("overflowing_steps") for count in counts):
+            overflow.plot([line["epoch"] for line in watched],
+                          [100 * c["overflowing_steps"] / c["steps"] for c in counts], label=name)
     overflow.set(title="additions that overflowed, %", xlabel="epoch")
     if overflow.lines:
         overflow.set_yscale("log")
         overflow.legend(fontsize="x-small")
     else:
-        overflow.text(0.5, 0.5, "none", ha="center", transform=overflow.transAxes)
+        overflow.text(0.5, 0.5, "none" if watched else "not watched", ha="center",
+                      transform=overflow.transAxes)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()

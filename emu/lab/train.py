@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from emu import golden, nn
+from emu import engine, golden, nn
 from emu.lab.data import Images, load
 from emu.lab.recipe import Recipe
 from emu.lab.record import Recorder
 from emu.lab.run import Run
+from emu.lab.telemetry import Telemetry
 from emu.nn.backend import Backend
 
 Progress = Callable[..., None]  # what runs, and optionally how many of how many are done
@@ -63,8 +65,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None =
     if run.epochs:
         machine.load(run.state())
     for epoch in range(run.epochs, recipe.training.epochs):
-        metrics = _epoch(recipe, images, machine, epoch, progress)
-        run.add_epoch(metrics, machine.state())
+        metrics, telemetry = _epoch(recipe, images, machine, epoch, progress)
+        run.add_epoch(metrics, telemetry, machine.state())
     run.finish(machine.model)
     if record is not None:
         record_step(recipe, images, machine, run.epochs, record, progress)
@@ -126,18 +128,23 @@ def record_step(recipe: Recipe, images: Images, machine: Machine, epoch: int, ou
 
 
 def _epoch(recipe: Recipe, images: Images, machine: Machine, epoch: int,
-           progress: Progress | None) -> dict:
-    """One pass over the training data; the metrics of the epoch."""
+           progress: Progress | None) -> tuple[dict, Telemetry]:
+    """One pass over the training data: the metrics of the epoch, and what the hardware did."""
     machine.model.train()
-    machine.backend.counts.clear()
     _set_rate(machine.optimizer, recipe, epoch)
-    losses = [_step(machine, x, y)
-              for x, y in _batches(recipe, images, epoch, progress, f"epoch {epoch + 1}")]
-    return {"epoch": epoch + 1, "lr": machine.optimizer.param_groups[0]["lr"],
-            "loss": float(np.mean(losses)),
-            "test_accuracy": _accuracy(machine.model, images.test_x, images.test_y),
-            "counts": {f"{site}.{name}": vars(counts) for (site, name), counts
-                       in machine.backend.counts.items()}}
+    losses, telemetry = [], Telemetry()
+    for x, y in _batches(recipe, images, epoch, progress, f"epoch {epoch + 1}"):
+        step = machine.backend.step
+        watch = recipe.monitor > 0 and step % recipe.monitor == 0
+        with engine.monitor() if watch else nullcontext() as seen:
+            losses.append(_step(machine, x, y))
+        telemetry.add(step, seen)
+    metrics = {"epoch": epoch + 1, "lr": machine.optimizer.param_groups[0]["lr"],
+               "loss": float(np.mean(losses)),
+               "test_accuracy": _accuracy(machine.model, images.test_x, images.test_y),
+               "steps": telemetry.steps, "watched": telemetry.watched,
+               "counts": telemetry.counts()}
+    return metrics, telemetry
 
 
 def _step(machine: Machine, x: torch.Tensor, y: torch.Tensor) -> float:

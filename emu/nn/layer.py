@@ -26,11 +26,12 @@ class Layer:
     """A module's site, spec and backend; `fracs` is the state of its rules.
 
     A rule chooses its binary point in training only: evaluation uses the last one, or, where
-    there is none yet, one that it does not keep.
+    there is none yet, one that it does not keep. `channels` is the axis of x, y and error that
+    holds the channels; that of parameters is 0.
     """
 
-    def __init__(self, site: str, spec: LayerSpec, backend: Backend):
-        self.site, self.spec, self.backend = site, spec, backend
+    def __init__(self, site: str, spec: LayerSpec, backend: Backend, channels: int | None = None):
+        self.site, self.spec, self.backend, self.channels = site, spec, backend, channels
         self.fracs: dict[str, int] = {}
 
     def cast_of(self, name: str) -> Cast | Rule:
@@ -102,4 +103,7 @@ class Layer:
 
     def place(self, name: str, training: bool) -> Place:
         """The name of one operation of this layer."""
-        return Place(self.site, name, training)
+        axis = self.channels if name in ("x", "y", "error") else 0
+        if name in ("forward", "grad_input", "grad_weight"):
+            axis = None  # which the operation itself says
+        return Place(self.site, name, training, axis)

@@ -50,16 +50,18 @@ class FixedModule(torch.nn.Module):
 
     Built directly, `spec` (a LayerSpec, its mapping or its text) is its hardware, and its site is
     the name of its class, so two of one kind draw the same random operands; `fix` gives each its
-    path. `uses` names the parts of a LayerSpec that this kind of module has.
+    path. `uses` names the parts of a LayerSpec that this kind of module has, `channels` the axis of
+    its tensors that holds the channels.
     """
 
     uses: tuple[str, ...] = ()
+    channels: int | None = None
 
     def __init__(self, *args, spec: LayerSpec | Mapping | str | None = None,
                  backend: Backend | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.layer = Layer(type(self).__name__.lower(), LayerSpec.parse(spec or {}),
-                           backend or Backend())
+                           backend or Backend(), self.channels)
         to_grid(self)
 
     @classmethod
@@ -105,12 +107,14 @@ class Linear(FixedModule, torch.nn.Linear):
     """torch.nn.Linear on codes: x, w, b, forward and three gradients in the spec's hardware."""
 
     uses = tuple(f.name for f in fields(LayerSpec))
+    channels = -1
 
 
 class Conv2d(FixedModule, torch.nn.Conv2d):
     """torch.nn.Conv2d on codes: x, w, b, forward and three gradients in the spec's hardware."""
 
     uses = Linear.uses
+    channels = 1
 
     @classmethod
     def masters(cls, module, layer):
@@ -132,6 +136,7 @@ class AvgPool2d(FixedModule, torch.nn.AvgPool2d):
     """torch.nn.AvgPool2d on codes: sums, divided in the casts y and error."""
 
     uses = ("y", "error")
+    channels = -3
 
 
 class Flatten(FixedModule, torch.nn.Flatten):
@@ -164,7 +169,8 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
     if unused:
         raise ValueError(f"config {unused[0]}: matches no module; there are "
                          + ", ".join(f"{site.path} ({site.kind})" for site in sites.values()))
-    layers = {name: Layer(name, config.resolve(site), backend) for name, site in sites.items()}
+    layers = {name: Layer(name, config.resolve(site), backend, fixed[name].channels)
+              for name, site in sites.items()}
     masters = {name: fixed[name].masters(module, layers[name]) for name, module in leaves}
     for name, module in leaves:  # nothing is refused from here on
         module.__class__, module.layer = fixed[name], layers[name]

@@ -67,8 +67,11 @@ class SGD(torch.optim.Optimizer):
         layer, name = self.layers[parameter], group["name"]
         spec = layer.spec.update
         label = f"{layer.site}.{name}"
-        lr, mu = (_constant(group[key], getattr(spec, cast), f"{label}: {key}")
-                  for key, cast in (("lr", "lr"), ("momentum", "mu")))
+        constants = []
+        for key, cast in (("lr", "lr"), ("momentum", "mu")):
+            with engine.named(f"{layer.site}.update.{name}.{cast}"):
+                constants.append(_constant(group[key], getattr(spec, cast), f"{label}: {key}"))
+        lr, mu = constants
         if not lr and group["lr"]:
             warnings.warn(f"{label}: lr {group['lr']} is code 0 of {spec.lr}; the weight will not "
                           "move", stacklevel=3)

@@ -21,6 +21,17 @@ from emu.reference.casts import (
 )
 from emu.reference.draws import LFSR_MASK, STREAMS, lfsr_draw, load_words, random_operands
 from emu.reference.mac import dot, dot_steps
+from emu.reference.monitor import (
+    CastAccount,
+    DotAccount,
+    Fitted,
+    RegisterAccount,
+    cast_account,
+    fitted_values,
+    watch_cast,
+    watch_divide,
+    watch_dot,
+)
 from emu.reference.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
 from emu.reference.sums import (
     bias_grad,
@@ -37,10 +48,11 @@ from emu.reference.sums import (
 from emu.reference.update import sgd
 
 __all__ = [
-    "LFSR_MASK", "STREAMS", "add", "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "bias_grad",
-    "bias_grad_terms", "cast", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms",
-    "conv2d_grad_weight", "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps",
-    "fit", "lfsr_draw", "load_words", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad",
-    "overflows", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
-    "round_divide", "round_shift", "sgd",
+    "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount", "add",
+    "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "bias_grad", "bias_grad_terms", "cast",
+    "cast_account", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
+    "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps", "fit",
+    "fitted_values", "lfsr_draw", "load_words", "matmul", "matmul_terms", "max_pool2d",
+    "max_pool2d_grad", "overflows", "passes", "quantize", "random_operands", "relu", "relu_grad",
+    "rescale", "round_divide", "round_shift", "sgd", "watch_cast", "watch_divide", "watch_dot",
 ]

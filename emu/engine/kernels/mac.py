@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from emu.engine.kernels.casts import cast_one, fit, fits
+from emu.engine.kernels.casts import cast_one, fit
 from emu.engine.kernels.jit import kernel
 
 COLUMNS = 128  # outputs stepped together: three int64 rows stay in the first-level cache
@@ -21,15 +21,14 @@ class Steps(NamedTuple):
 
 
 @kernel(parallel=True)
-def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
+def step_matmul(a, b, bias, product, acc, outer, steps, out):
     """The MAC as it is built: load, multiply, round, add, fit, in the order of k.
 
     Two levels where `steps.tile` > 0: `outer.n` bits are dropped from acc on its way to the outer
-    register. `overflowed` (M, N), unless empty, receives each output's number of bad steps.
+    register.
     """
     M, K, N = a.shape[0], a.shape[1], b.shape[1]
     blocks = (N + COLUMNS - 1) // COLUMNS
-    count = overflowed.size > 0
     lanes, tile, reload = steps.lanes, steps.tile, steps.reload
     for t in prange(M * blocks):
         i, j0 = t // blocks, t % blocks * COLUMNS
@@ -37,7 +36,6 @@ def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
         register = np.zeros(n, np.int64)
         spilled = np.zeros(n, np.int64)
         total = np.zeros(n, np.int64)
-        bad = np.zeros(n, np.bool_)
         for j in range(n):
             register[j] = spilled[j] = bias[i, j0 + j]
         for k in range(K):
@@ -46,34 +44,25 @@ def step_matmul(a, b, bias, product, acc, outer, steps, out, overflowed):
                 for j in range(n):
                     value = spilled[j] << outer.n if reload else np.int64(0)
                     register[j] = fit(value, acc)
-                    bad[j] |= not fits(value, acc)
             if steps.exact:
                 for j in range(n):
                     total[j] += (x * y[j]) << -product.n
             else:
                 for j in range(n):
-                    code, inside = cast_one(x * y[j], product, np.int64(0))
+                    code, _ = cast_one(x * y[j], product, np.int64(0))
                     total[j] += code
-                    bad[j] |= not inside
             last = k + 1 == K
             if not last and (k + 1) % lanes != 0:
                 continue
             for j in range(n):
                 value = register[j] + total[j]
                 register[j] = fit(value, acc)
-                bad[j] |= not fits(value, acc)
                 total[j] = 0
             if tile != 0 and (last or (k + 1) % tile == 0):
                 for j in range(n):
-                    code, inside = cast_one(register[j], outer, np.int64(0))
+                    code, _ = cast_one(register[j], outer, np.int64(0))
                     value = code if reload else spilled[j] + code
-                    bad[j] |= not inside or not fits(value, outer)
                     spilled[j] = fit(value, outer)
-            if count:
-                for j in range(n):
-                    overflowed[i, j0 + j] += np.int64(bad[j])
-            for j in range(n):
-                bad[j] = False
         for j in range(n):
             out[i, j0 + j] = register[j] if tile == 0 else spilled[j]
 
