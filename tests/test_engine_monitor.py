@@ -235,6 +235,14 @@ def test_every_quotient_agrees(rounding):
     assert [numbers(channel) for channel in seen[0].channels] == want
 
 
+@pytest.mark.parametrize("operation", [lambda x: engine.cast(x, 0, Cast.parse("s4")),
+                                       lambda x: engine.divide(x, [[3]], 0, Cast.parse("s4"))])
+def test_casts_of_nothing_have_accounts(operation):
+    with engine.monitor() as seen, engine.named("x", 1):
+        operation(np.ones((0, 2, 1, 1), int))
+    assert [any(numbers(channel).values()) for channel in seen[0].channels] == [False, False]
+
+
 @examples(40)
 @given(st.data(), updates() | updates(24), st.integers(0, 99))
 def test_a_watched_update_is_two_casts(data, spec, seed):

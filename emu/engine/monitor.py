@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from functools import reduce
+from functools import cache, reduce
 from math import floor
 from operator import add
 from typing import NamedTuple
@@ -19,22 +19,31 @@ from typing import NamedTuple
 from emu.number import Cast
 from emu.spec import MacSpec
 
-JOINED_BY = {"low": min, "exact_low": min, "high": max, "exact_high": max}
-
 
 def magnitude(low: int, high: int) -> int:
     """The magnitude bits of two's complement codes from `low` <= 0 to `high` >= 0."""
     return max((~low).bit_length() if low else 0, high.bit_length())
 
 
+def _either(one, two):
+    return two if one is None else one if two is None else one + two
+
+
+JOINED_BY = {"low": min, "exact_low": min, "high": max, "exact_high": max,
+             "product": _either, "acc": _either, "spill": _either, "outer": _either}
+
+
+@cache
+def _joins(kind: type) -> list[tuple]:
+    return [(field.name, JOINED_BY.get(field.name, add)) for field in fields(kind)]
+
+
 class Account:
     """Numbers that are joined by +: counts add up, extremes take the further one."""
 
     def __add__(self, other):
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return type(self)(**{
-            name: JOINED_BY.get(name, add)(*pair) if None not in pair
-            else pair[0] if pair[1] is None else pair[1] for name, pair in pairs.items()})
+        return type(self)(*[join(getattr(self, name), getattr(other, name))
+                            for name, join in _joins(type(self))])
 
 
 @dataclass(frozen=True)

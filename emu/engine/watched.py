@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from operator import add
 
 import numpy as np
 
@@ -52,16 +51,18 @@ def watch_cast(scope: Scope, operation: str, x: np.ndarray, frac: int, to: Cast,
                codes: np.ndarray, inside: np.ndarray, divisor: np.ndarray | None = None) -> None:
     """Record the cast of `x` (over `divisor`, of its shape) into `codes`."""
     split = [_by_channel(part, scope.axis) for part in (x, codes.astype(np.int64), inside)]
-    n, channels = frac - to.format.frac, [CastAccount()] * len(split[0])
-    for by in [1] if divisor is None else np.unique(divisor).tolist():
-        part = True if divisor is None else _by_channel(divisor, scope.axis) == by
-        channels = list(map(add, channels, _part(*split, part, Fraction(2)**n * by)))
+    step = Fraction(2)**(frac - to.format.frac)
+    if divisor is None:
+        channels = _part(*split, True, step)
+    else:
+        by = _by_channel(divisor, scope.axis)
+        parts = [_part(*split, by == d, step * d) for d in np.unique(by).tolist() or [1]]
+        channels = [sum(accounts, CastAccount()) for accounts in zip(*parts, strict=True)]
     first = None
     if not inside.all():
         index = tuple(int(i) for i in np.unravel_index(np.argmin(inside), inside.shape))
-        by = 1 if divisor is None else int(divisor[index])
-        first = First(index, "cast", 0, (int(x[index]),), (), 0,
-                      int(x[index]) / Fraction(2)**n / by)
+        value = int(x[index]) / step / (1 if divisor is None else int(divisor[index]))
+        first = First(index, "cast", 0, (int(x[index]),), (), 0, value)
     scope.seen.append(Record(operation, scope.label, to, tuple(channels), first))
 
 
@@ -139,7 +140,9 @@ def _cast_stage(kept: np.ndarray, values: int, n: int) -> list[CastAccount]:
 def _casts(values: list[int], overflows, low, high, codes, codes_rest, given, given_rest,
            step: Fraction) -> list[CastAccount]:
     """Accounts from arrays: extremes of what came in, sums of what was in range, in 1/step."""
-    return [CastAccount(*counts, least / step, most / step, code - exact / step)
+    up, down = step.numerator, step.denominator
+    return [CastAccount(*counts, Fraction(least * down, up), Fraction(most * down, up),
+                        Fraction(code * up - exact * down, up))
             for *counts, least, most, code, exact in zip(
                 values, overflows.tolist(), low.tolist(), high.tolist(),
                 _wide(codes, codes_rest), _wide(given, given_rest), strict=True)]

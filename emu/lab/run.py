@@ -32,8 +32,8 @@ CONFIG, METRICS, MONITOR, WEIGHTS, CURVES, CHECKPOINT = (
 class Run:
     """A run folder, the metrics in it, and what the hardware did."""
 
-    def __init__(self, path: Path, metrics: list[dict], telemetry: Telemetry):
-        self.path, self.metrics, self.telemetry = path, metrics, telemetry
+    def __init__(self, path: Path, metrics: list[dict], telemetry: Telemetry | None = None):
+        self.path, self.metrics, self.telemetry = path, metrics, telemetry or Telemetry()
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, model: torch.nn.Module) -> Run:
@@ -50,7 +50,7 @@ class Run:
         except OSError as error:
             raise ValueError(f"run folder {path}: cannot be written ({error.strerror}); --out "
                              "names another") from None
-        return cls(path, [], Telemetry())
+        return cls(path, [])
 
     @classmethod
     def resume(cls, path: Path, recipe: Recipe) -> Run:
@@ -65,7 +65,7 @@ class Run:
             run = cls(path, json.loads(kept["metrics"]),
                       Telemetry.parse(kept["monitor"]))
         except FileNotFoundError:
-            run = cls(path, [], Telemetry())  # stopped before the first epoch's end
+            run = cls(path, [])  # stopped before the first epoch's end
         except Exception as error:  # whatever a damaged file makes yaml, json or torch raise
             raise ValueError(f"run folder {path}: {CONFIG} or {CHECKPOINT} is damaged "
                              f"({type(error).__name__}); start again in another folder") from None
