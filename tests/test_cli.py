@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, their exit status, and bad input."""
 
 import hashlib
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -32,10 +33,17 @@ def emu(monkeypatch, capfd, tmp_path):
 def test_train_writes_a_run_and_prints_its_telemetry(emu, tmp_path):
     status, out, err = emu("train", "digits-mlp-int8", "--epochs", "1", "--record", "step")
     assert (status, err) == (0, "")
-    assert "fc2.grad_input" in out
+    assert out.startswith("what the hardware did in 5 of 45 steps\n")
+    assert re.search(r"\n fc2.grad_input +102,400 +[\d,]+ +[\d,]+ +[\d,]+ +\d+ of 14 *\n", out)
+    assert re.search(r"\n fc1.grad_w +20,480 +[\d,]+ +9 of 8 +[+-]0\.\d{4} *\n", out)
     assert "test accuracy" in out
     assert (tmp_path / "runs" / "digits-mlp-int8" / "weights.safetensors").is_file()
     assert emu("cosim", "step")[0] == 0
+
+
+def test_train_shows_nothing_that_it_did_not_watch(emu):
+    status, out, _ = emu("train", "digits-mlp-int8", "--epochs", "1", "--monitor", "0")
+    assert (status, out.startswith("test accuracy")) == (0, True)
 
 
 def test_train_resumes_and_diff_finds_runs_equal(emu):
@@ -136,6 +144,7 @@ def test_help_lists_the_commands(emu):
     (["train", "digits-mlp-int8", "--data", "mnist:nowhere"], "nowhere: does not exist"),
     (["train", "digits-mlp-int8", "--data", "cifar"], "write digits, or mnist:DIR"),
     (["train", "digits-mlp-int8", "--resume"], "has no config.yaml to resume"),
+    (["train", "digits-mlp-int8", "--monitor", "-1"], "monitor -1: needs a whole number"),
     (["train", "digits-mlp-int8", "--epochs", "-1"], "epochs -1: needs a whole number"),
     (["vectors", "{a: s8, b: s8, acc: s70}", "--out", "v"],
      "format width 70: needs a whole number from 1 to 64"),
