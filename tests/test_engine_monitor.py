@@ -129,6 +129,12 @@ def test_every_shape_agrees(text, shape):
     check(a, b, mac, bias)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_overflow_is_the_first_in_the_result(seed):
+    a, b, _ = drawn(SAT, (60, 3, 4), seed)
+    check(a, b, SAT)
+
+
 @pytest.mark.parametrize("text", LEVELS)
 def test_no_outputs_and_no_terms_have_accounts(text):
     mac = MacSpec.parse(text)

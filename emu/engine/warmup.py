@@ -9,6 +9,7 @@ from emu.engine import casts, conv, pool, update
 from emu.engine.draws import random_operands
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.matmul import matmul
+from emu.engine.monitor import monitor
 from emu.number import Cast
 from emu.spec import MacSpec, UpdateSpec
 
@@ -41,12 +42,18 @@ def jobs() -> Iterator[tuple[str, Callable]]:
                 yield f"convolution, {path}", partial(_convolutions, mac, path)
     tiled = MacSpec.parse("{a: s8, b: s8, acc: s20 sat, tile: 8, outer: s24 sat, reload: true}")
     yield "product in two levels", partial(matmul, A, B, tiled)
+    yield "product, watched", partial(_watched, tiled)
     for dtype in (np.int8, np.int16, np.int32, np.int64):
         for text in ("s8f-2 ties_even sat", "s8f-2 stochastic8 sat"):
             yield f"cast of {np.dtype(dtype)}, {text}", partial(_cast, A.astype(dtype), text)
     yield "float border", partial(casts.quantize, A * 0.25, Cast.parse("s8 ties_even sat"))
     yield "pooling", _pooling
     yield "update", _update
+
+
+def _watched(mac: MacSpec) -> None:
+    with monitor():
+        matmul(A, B, mac)
 
 
 def _convolutions(mac: MacSpec, path: str) -> None:

@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 
-from emu.engine.arrays import largest
 from emu.engine.kernels import watch
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
@@ -108,8 +107,7 @@ def _watch(rows: np.ndarray, columns: np.ndarray, mac: MacSpec, start: np.ndarra
     out = np.empty((M, N), np.int64)
     if out.size:
         steps = Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
-        reach = largest(bias) + K * (largest(a) * largest(b) << max(mac.product.format.frac, 0))
-        plain = mac.exact_product and mac.outer is None and not reach >> 63
+        plain = mac.exact_product and mac.outer is None
         by_k = np.ascontiguousarray(a.T) if plain else NONE
         launch(watch.watch_matmul, a.size * N, a, by_k, b, bias, stage(0, mac.product),
                stage(0, mac.acc), stage(mac.acc.format.frac, mac.result), steps, out, outputs,

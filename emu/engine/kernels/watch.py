@@ -34,9 +34,10 @@ def watch_matmul(a, by_k, b, bias, product, acc, outer, steps, out, outputs, cas
                  first):
     """a (M, K) against b (N, K) from bias (M, N), stepped into out (M, N).
 
-    `by_k` is a as (K, M) where no exact sum of products can leave int64, else empty. The records
-    are (chunks, N), casts and registers (chunks, N, 2), all zero but for the rows of `first`, -1;
-    rows of a are dealt out to the chunks in order.
+    `by_k` is a as (K, M) where an output is an exact sum while no step overflows: with exact
+    products and one level; else it is empty. The records are (chunks, N), casts and registers
+    (chunks, N, 2), all zero but for the rows of `first`, -1; rows of a are dealt out to the chunks
+    in order.
     """
     M, N, chunks = a.shape[0], b.shape[0], outputs.shape[0]
     for t in prange(chunks * N):
@@ -60,7 +61,10 @@ def watch_matmul(a, by_k, b, bias, product, acc, outer, steps, out, outputs, cas
 
 @kernel
 def prefixes(by_k, b, bias, shift, lanes, i0, j, n, sums):
-    """The least and the greatest exact prefix, 0 included, and the sum of n outputs of column j."""
+    """The least and the greatest prefix, 0 included, and the sum of n outputs of column j.
+
+    Exact as long as they are in the accumulator's range, from which no step leaves int64.
+    """
     low, high, total = sums[0, :n], sums[1, :n], sums[2, :n]
     for i in range(n):
         total[i] = bias[i0 + i, j]
