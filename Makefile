@@ -19,6 +19,11 @@ test: .venv/ready  ## lint, then all tests
 vectors: .venv/ready  ## write vectors/ again; the bytes must not change
 	$(BIN)/emu vectors --out vectors
 
+bench: .venv/bench  ## compare speed with torch and other tools, in tables
+	@for name in race gemm conv mlp casts monitor peers; do \
+		PYTHONPATH=benchmarks PATH="$(CURDIR)/$(BIN):$$PATH" \
+		$(BIN)/python -c "import $$name; $$name.main()" || exit 1; done
+
 setup: .venv/ready  ## only install
 
 clean:  ## remove everything that was installed or built
@@ -34,4 +39,10 @@ clean:  ## remove everything that was installed or built
 		--no-deps tosa-tools
 	@touch $@
 
-.PHONY: help demo test vectors setup clean
+.venv/bench: .venv/ready
+	@echo "installing the tools to compare with (qtorch compiles itself on its first use)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt \
+		-e '.[bench]'
+	@touch $@
+
+.PHONY: help demo test vectors bench setup clean

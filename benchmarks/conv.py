@@ -52,7 +52,6 @@ def layer(rng, inputs, outputs, size, stride) -> tuple[dict, dict]:
 
 
 def main() -> None:
-    out.print(machine())
     rng = np.random.default_rng(0)
     forward, backward = {}, {}
     for inputs, outputs, size, stride, count in LAYERS:
@@ -67,4 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    out.print(machine())
     main()

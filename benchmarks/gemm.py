@@ -57,12 +57,12 @@ def compare(n: int, base: str, peer) -> None:
            n**3)
 
 
-def main(sizes: list[int]) -> None:
-    out.print(machine())
-    for n in sizes:
+def main(*sizes: int) -> None:
+    for n in sizes or (512, 1024):
         compare(n, "mm", torch.mm)
         compare(n, "_int_mm", torch._int_mm)
 
 
 if __name__ == "__main__":
-    main([int(size) for size in sys.argv[1:]] or [512, 1024])
+    out.print(machine())
+    main(*map(int, sys.argv[1:]))

@@ -33,8 +33,7 @@ def watched(operation):
         return operation()
 
 
-def main(size: int) -> None:
-    out.print(machine())
+def main(size: int = 256) -> None:
     a, b, x, w = map(codes, ((size, size), (size, size), (8, 16, 32, 32), (16, 16, 3, 3)))
     accumulators = np.rint(NORMAL(0, 2e4, 1 << 20)).astype(np.int32)
     rand = np.random.default_rng(1).integers(0, 1 << 16, accumulators.size)
@@ -57,4 +56,5 @@ def main(size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 256)
+    out.print(machine())
+    main(*map(int, sys.argv[1:]))

@@ -18,6 +18,11 @@ def load(monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in PLACE.glob("*.py")))
+def test_every_benchmark_runs_without_arguments(load, name):
+    assert load(name).main.__defaults__ or not load(name).main.__code__.co_argcount
+
+
 def test_a_turn_is_an_untimed_call_then_timed_ones(load, monkeypatch):
     race = load("race")
     clock, calls = [0], []
