@@ -7,7 +7,8 @@ import importlib
 
 from emu.affine import Rescale, multiplier_and_shift
 from emu.number import Cast, Format, Overflow, Rounding, Rule
-from emu.spec import LayerSpec, MacSpec, UpdateSpec
+from emu.spec import LayerSpec, MacSpec
+from emu.update import BufferSpec, UpdateSpec
 
 __version__ = "0.1.0"
 
@@ -17,8 +18,8 @@ _ENGINE = ("cast", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequant
 _MODULES = ("bounds", "cosim", "engine", "golden", "lab", "nn", "reference")
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
-    "Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rescale", "Rounding", "Rule",
-    "UpdateSpec", "multiplier_and_shift", *_ENGINE, *_MODULES, "presets"]
+    "BufferSpec", "Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rescale", "Rounding",
+    "Rule", "UpdateSpec", "multiplier_and_shift", *_ENGINE, *_MODULES, "presets"]
 
 
 def __getattr__(name: str):

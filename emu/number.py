@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import cached_property
 
@@ -63,6 +63,13 @@ def check_keys(mapping: object, known: Iterable[str], what: str) -> None:
     for key in mapping:
         if key not in known:
             raise unknown(f"{what} key", key, known)
+
+
+def mapping_text(value: object) -> str:
+    """The fields of a dataclass that are not None, as a mapping of texts."""
+    shown = {field.name: getattr(value, field.name) for field in fields(value)}
+    inner = ", ".join(f"{key}: {item}" for key, item in shown.items() if item is not None)
+    return "{" + inner + "}"
 
 
 class _Text:
@@ -282,6 +289,13 @@ def _parse_modes(words: list[str], text: str) -> tuple[Rounding, Overflow, int]:
                              "a cast has one of each")
     return (Rounding.TO_NEG if rounding is None else rounding,
             Overflow.WRAP if overflow is None else overflow, rand_bits)
+
+
+def check_cast(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a Cast."""
+    if not isinstance(value, Cast):
+        raise ValueError(f"{name} {value!r}: needs a Cast; Cast.parse takes a text such as "
+                         "'s20 sat'")
 
 
 def parse_cast(value: str | Cast | Rule) -> Cast | Rule:

@@ -1,4 +1,4 @@
-"""What one piece of hardware computes: a MAC, a weight update, a whole layer.
+"""What one piece of hardware computes: a MAC, or a whole layer.
 
 Values only, as in `number.py`: frozen, checked once, one text form each. A spec is refused when
 any intermediate of the hardware could leave int64, by the spec alone, whatever the tensors.
@@ -18,10 +18,13 @@ from emu.number import (
     Rule,
     _Text,
     _whole,
+    check_cast,
     check_keys,
+    mapping_text,
     parse_cast,
     parse_mapping,
 )
+from emu.update import UpdateSpec
 
 INT64 = (-(1 << 63), (1 << 63) - 1)
 MAX_STEP = 1 << 20  # lanes, block and tile
@@ -85,7 +88,7 @@ class MacSpec(_Text):
 
     def _check_outer(self, put):
         put("tile", _whole(self.tile, 1, MAX_STEP, "tile"))
-        _check_cast("outer", self.outer)
+        check_cast("outer", self.outer)
         if self.tile % self.lanes:
             raise ValueError(f"tile {self.tile}: needs a multiple of lanes {self.lanes}, "
                              "as a tile ends at the end of a step")
@@ -139,66 +142,6 @@ class MacSpec(_Text):
     def result(self) -> Cast:
         """The last stage: its format is that of the result and of the bias."""
         return self.acc if self.outer is None else self.outer
-
-
-@dataclass(frozen=True, repr=False)
-class UpdateSpec(_Text):
-    """SGD with momentum on codes: every number of the update has a named cast.
-
-        momentum' = cast(mu * momentum + gradient, momentum)
-        weight'   = cast(weight - lr * momentum', weight)
-
-    `weight` is the master weight; `grad` is the cast by which a gradient enters the update; `lr`
-    and `mu` are the casts of the two float hyperparameters.
-    """
-
-    weight: Cast
-    momentum: Cast
-    grad: Cast
-    lr: Cast
-    mu: Cast
-
-    def __post_init__(self):
-        for field in fields(self):
-            _check_cast(f"update {field.name}", getattr(self, field.name))
-        for name in ("lr", "mu"):
-            value = getattr(self, name)
-            if value.rounding == Rounding.STOCHASTIC or value.format.width > MAX_OPERAND - 1:
-                raise ValueError(f"update {name} {value}: a constant operand is rounded "
-                                 f"deterministically to at most {MAX_OPERAND - 1} bits")
-        if self.momentum.format.width > MAX_OPERAND:
-            raise ValueError(f"update momentum {self.momentum}: a multiplier operand has at most "
-                             f"{MAX_OPERAND} bits")
-        for factor, sign, addend, to, what in (
-                (self.mu, 1, self.grad, self.momentum, "mu * momentum + gradient"),
-                (self.lr, -1, self.weight, self.weight, "weight - lr * momentum")):
-            frac = factor.format.frac + self.momentum.format.frac
-            shift = addend.format.frac - frac
-            corners = [sign * x * y << max(shift, 0) for x in (factor.format.lo, factor.format.hi)
-                       for y in (self.momentum.format.lo, self.momentum.format.hi)]
-            low = min(corners) + (addend.format.lo << max(-shift, 0))
-            high = max(corners) + (addend.format.hi << max(-shift, 0))
-            bits = max(high.bit_length(), (-low - 1).bit_length()) + 1
-            bits += max(to.format.frac - max(frac, addend.format.frac), 0)  # zeros for the cast
-            if bits > ACC_WIDTHS[1]:
-                raise ValueError(f"update {what}: its exact sum needs {bits} bits, the limit is "
-                                 f"{ACC_WIDTHS[1]}; use narrower formats or closer fracs")
-
-    @classmethod
-    def parse(cls, text: str | Mapping | UpdateSpec) -> UpdateSpec:
-        """A mapping of cast texts."""
-        if isinstance(text, cls):
-            return text
-        items = parse_mapping(text) if isinstance(text, str) else text
-        names = [f.name for f in fields(cls)]
-        check_keys(items, names, "update")
-        missing = [name for name in names if name not in items]
-        if missing:
-            raise ValueError(f"update: {missing[0]!r} is missing; it needs {', '.join(names)}")
-        return cls(**{key: Cast.parse(str(value)) for key, value in items.items()})
-
-    def __str__(self) -> str:
-        return _mapping_text(self)
 
 
 # Each pass of a layer: its operands in the layer's words. The bias gradient multiplies by 1.
@@ -270,7 +213,7 @@ class LayerSpec(_Text):
         return cls(**values)
 
     def __str__(self) -> str:
-        return _mapping_text(self)
+        return mapping_text(self)
 
 
 def _parse_pass(layer: LayerSpec, name: str, value: str | Mapping | MacSpec) -> MacSpec:
@@ -300,12 +243,6 @@ def _operand_format(layer: LayerSpec, operand: str | None) -> Format | None:
     return None if value is None else value.format.with_frac(0)
 
 
-def _mapping_text(value: UpdateSpec | LayerSpec) -> str:
-    shown = {f.name: getattr(value, f.name) for f in fields(value)}
-    inner = ", ".join(f"{key}: {item}" for key, item in shown.items() if item is not None)
-    return "{" + inner + "}"
-
-
 def _check_operand(name: str, form: Format) -> None:
     if not isinstance(form, Format):
         raise ValueError(f"operand {name} {form!r}: needs a Format such as s8")
@@ -329,7 +266,7 @@ def _normal_product(product: Cast | None, exact: tuple[int, int]) -> tuple[Cast,
     """The product cast in its narrowest equal form, and the bounds of its codes."""
     if product is None:
         return Cast(Format.holding(*exact)), exact
-    _check_cast("product", product)
+    check_cast("product", product)
     if product.rounding == Rounding.STOCHASTIC:
         raise ValueError(f"product {product}: a MAC has no random operand; use a deterministic "
                          "rounding, and stochastic rounding in the cast of the result")
@@ -350,14 +287,8 @@ def _normal_product(product: Cast | None, exact: tuple[int, int]) -> tuple[Cast,
     return Cast(product.format, rounding, product.overflow), (product.format.lo, product.format.hi)
 
 
-def _check_cast(name: str, value: Cast) -> None:
-    if not isinstance(value, Cast):
-        raise ValueError(f"{name} {value!r}: needs a Cast; Cast.parse takes a text such as "
-                         "'s20 sat'")
-
-
 def _accumulator(name: str, value: Cast, keep_rounding: bool = False) -> Cast:
-    _check_cast(name, value)
+    check_cast(name, value)
     if value.rounding == Rounding.STOCHASTIC:
         raise ValueError(f"{name} {value}: a MAC has no random operand; nothing is rounded in an "
                          "accumulator, use stochastic rounding in the cast of the result")

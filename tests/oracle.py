@@ -282,3 +282,14 @@ def rescale(x, spec, channel=0):
         mode = "TIES_POS"
     code = fitted(rounded(Fraction(product) / 2**shift, mode) + spec.output_zp, spec.to)
     return sorted([spec.clamp[0], code, spec.clamp[1]])[1]
+
+
+def buffered_sgd(weight, buffer, grad, shift, spec, rand=None):
+    """(weight', buffer') of SGD through a gradient buffer, on real values."""
+    total = value_of(buffer, spec.buffer.format) + value_of(grad, spec.grad.format)
+    held = value_of(cast(total, spec.buffer), spec.buffer.format)
+    step = whole(held * power_of_two(-shift), spec.weight, rand)
+    rest = held - value_of(step, spec.weight.format) * power_of_two(shift)
+    code = rest * power_of_two(spec.buffer.format.frac)
+    assert code.denominator == 1
+    return fitted(weight - step, spec.weight), int(code)

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from emu.affine import Rescale
 from emu.number import Cast, Format, Overflow, Rounding, Rule
-from emu.spec import LayerSpec, MacSpec, UpdateSpec
+from emu.spec import LayerSpec, MacSpec
+from emu.update import BufferSpec, UpdateSpec
 
 STOCHASTIC = Rounding.STOCHASTIC
 DETERMINISTIC = [rounding for rounding in Rounding if rounding != STOCHASTIC]
@@ -99,6 +100,17 @@ def rescales(draw, channels=4, shifts=(0, 62)):
     return Rescale(multiplier, shift, to, draw(st.booleans()),
                    draw(st.sampled_from([0, draw(st.integers(-(2**31), 2**31 - 1))])),
                    draw(st.integers(to.format.lo, to.format.hi)), draw(st.none() | clamp))
+
+
+@st.composite
+def buffers(draw, bits=61):
+    """Any (BufferSpec, shift) that is not refused."""
+    weight, grad = draw(casts((1, bits), (-40, 40))), draw(casts((1, bits), (-40, 40)))
+    width = draw(st.integers(2, bits))
+    frac = grad.format.frac + draw(st.integers(0, bits - grad.format.width))
+    to = Cast(Format(width, frac), overflow=draw(st.sampled_from(Overflow)))
+    spec = or_reject(BufferSpec, weight=weight, buffer=to, grad=grad)
+    return spec, draw(st.integers(1, width - 1)) + weight.format.frac - frac
 
 
 @st.composite

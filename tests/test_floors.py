@@ -11,11 +11,13 @@ ROOT = Path(__file__).parents[1]
 # What each place may import besides the standard library and itself.
 FLOORS = {
     "emu/number.py": set(),
-    "emu/spec.py": {"emu.number"},
+    "emu/update.py": {"emu.number"},
+    "emu/spec.py": {"emu.number", "emu.update"},
     "emu/affine.py": {"emu.number"},
     "emu/preset.py": {"emu.number", "emu.spec"},
-    "emu/reference": {"emu.number", "emu.spec", "emu.affine"},
-    "emu/engine": {"emu.number", "emu.spec", "emu.affine", "numpy", "numba", "llvmlite"},
+    "emu/reference": {"emu.number", "emu.spec", "emu.update", "emu.affine"},
+    "emu/engine": {"emu.number", "emu.spec", "emu.update", "emu.affine", "numpy", "numba",
+                   "llvmlite"},
     "emu/bounds.py": {"emu.number", "emu.spec", "emu.reference", "emu.engine", "numpy"},
     "emu/golden": {"emu.number", "emu.spec", "emu.reference", "emu.__version__"},
     "emu/cosim": {"emu.number", "emu.spec", "emu.reference", "emu.golden", "cocotb",
