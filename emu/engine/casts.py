@@ -73,7 +73,9 @@ def _compute(x: np.ndarray, frac: int, to: Cast, rand, loads, masked: bool) -> C
                          operands.astype(np.int64), out.reshape(-1), inside.reshape(-1))
         return Casted(narrowed(out, to.format), inside, int(outside))
     out, outside = _in_lanes(x, c, lane, dtype_of(to.format), operands)
-    inside = np.broadcast_to(np.True_, x.shape)
+    inside = NONE  # nobody looks
+    if masked:
+        inside = np.broadcast_to(np.True_, x.shape)
     if masked and outside:
         # In range is what fitting leaves as it is; the rounded value itself fits the lane.
         whole = Cast(Format(8 * lane.itemsize, to.format.frac), to.rounding,

@@ -9,10 +9,11 @@ from emu.engine.arrays import as_codes, narrowed
 from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
+from emu.engine.kernels.lanes import rounding_constants
 from emu.engine.kernels.tiles import ROWS
 from emu.engine.monitor import watching
 from emu.engine.operands import Matrix, Rows
-from emu.engine.paths import Problem, choose, rounding_constants
+from emu.engine.paths import Problem, choose
 from emu.engine.run import Sums, compute
 from emu.engine.watched import watch_matmul
 from emu.number import Overflow

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from emu.engine.kernels.lanes import rounding_constants
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.operands import Matrix, Rows, bounds
-from emu.number import Overflow, Rounding
+from emu.number import Overflow
 from emu.spec import MacSpec
 
 BLOCK = 16  # k between two looks of the tracked path at its prefixes
@@ -35,25 +36,6 @@ def offer_int_mm(function) -> bool:
     if exact:
         external["int_mm"] = function
     return exact
-
-
-def rounding_constants(rounding: Rounding, n: int) -> tuple[int, int, int]:
-    """(c0, c1, c2): x rounded to a multiple of 2^n is the floor of x + c0 + c1 + c2 over 2^n.
-
-    c1 is added where x < 0, c2 where the floor is odd. Each mode asks for "floor plus one if rest
-    >= t": adding 2^n - t carries exactly then, and t is what sign or parity move by one.
-    """
-    if n < 1:
-        return 0, 0, 0
-    half, most = 1 << (n - 1), (1 << n) - 1
-    return {
-        Rounding.TO_NEG: (0, 0, 0), Rounding.TO_POS: (most, 0, 0),
-        Rounding.TO_ZERO: (0, most, 0), Rounding.TO_AWAY: (most, -most, 0),
-        Rounding.TO_ODD: (most, 0, -most),
-        Rounding.TIES_NEG: (half - 1, 0, 0), Rounding.TIES_POS: (half, 0, 0),
-        Rounding.TIES_ZERO: (half - 1, 1, 0), Rounding.TIES_AWAY: (half, -1, 0),
-        Rounding.TIES_EVEN: (half - 1, 0, 1), Rounding.TIES_ODD: (half, 0, -1),
-    }[rounding]
 
 
 class Problem:

@@ -3,6 +3,7 @@
 numpy's functions keep the dtype of a lane, where Python's operators would widen it to int64.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from emu.engine.kernels.jit import kernel
 from emu.number import Cast, Overflow, Rounding
 
 WRAP, SAT_ZERO = int(Overflow.WRAP), int(Overflow.SAT_ZERO)
+LANES = {32: np.dtype(np.int32), 64: np.dtype(np.int64)}
 CHUNK = 1 << 14  # elements of one turn of a thread: int32 lanes can count them
 
 
@@ -38,12 +40,14 @@ class LaneCast(NamedTuple):
 
 
 def rounding_constants(rounding: Rounding, n: int) -> tuple[int, int, int]:
-    """(always, negative, odd): what a deterministic rounding adds before it drops n >= 1 bits.
+    """(always, negative, odd): what a deterministic rounding adds before it drops n bits.
 
     Each mode asks for floor + 1 from some rest t on, 1 <= t <= 2^n; adding 2^n - t carries into the
     floor exactly then. The sign moves t, or the parity of the floor does, and never both. The sum
-    of what is added is from 0 to 2^n - 1.
+    of what is added is from 0 to 2^n - 1. Nothing is added where nothing is dropped.
     """
+    if n < 1:
+        return 0, 0, 0
     half, most = 1 << (n - 1), (1 << n) - 1
     return {
         Rounding.TO_NEG: (0, 0, 0), Rounding.TO_POS: (most, 0, 0),
@@ -55,12 +59,13 @@ def rounding_constants(rounding: Rounding, n: int) -> tuple[int, int, int]:
     }[rounding]
 
 
+@functools.lru_cache(1 << 12)
 def lane_cast(frac: int, to: Cast) -> LaneCast:
     """The constants that bring codes with `frac` fraction bits into `to`."""
     n = frac - to.format.frac
-    drop, random = max(n, 0), n > 0 and to.rounding == Rounding.STOCHASTIC
-    constants = (0, 0, 0) if n <= 0 or random else rounding_constants(to.rounding, n)
-    return LaneCast(max(-n, 0), drop, (1 << drop) - 1, *constants, int(random),
+    drop, stochastic = max(n, 0), to.rounding == Rounding.STOCHASTIC
+    constants = (0, 0, 0) if stochastic else rounding_constants(to.rounding, n)
+    return LaneCast(max(-n, 0), drop, (1 << drop) - 1, *constants, int(n > 0 and stochastic),
                     max(to.rand_bits - drop, 0), max(drop - to.rand_bits, 0),
                     int(to.overflow), *to.range)
 
@@ -73,10 +78,9 @@ def lane_for(c: LaneCast, bits: int) -> np.dtype | None:
       must stay positive; the floor is apart, and where a bit is dropped floor + 1 fits.
     - The bounds fit, so that what is compared with them does.
     """
-    for lane in (np.dtype(np.int32), np.dtype(np.int64)):
-        width, limits = 8 * lane.itemsize, np.iinfo(lane)
+    for width, lane in LANES.items():
         if (bits + c.up <= width and c.drop <= width - 2
-                and limits.min <= c.lo and c.hi <= limits.max):
+                and -1 << (width - 1) <= c.lo and c.hi < 1 << (width - 1)):
             return lane
     return None
 
@@ -92,9 +96,8 @@ def in_lane(c, rails):
 
 @kernel
 def rounded(x, c, rand, rails):
-    """The lane x, rounded; `rand` is its operand where the cast is random."""
+    """The lane x, its zeros appended, rounded; `rand` is its operand where the cast is random."""
     lane = rails.dtype.type
-    x = np.left_shift(x, c.up)
     floor = np.right_shift(x, c.drop)
     if c.random:
         added = np.left_shift(lane(np.right_shift(rand, np.uint32(c.thin))), c.wide)
@@ -125,7 +128,8 @@ def cast_chunk(x, c, rails, rand, out):
     c = in_lane(c, rails)
     outside = lane(0)
     for i in range(x.size):
-        whole = rounded(lane(x[i]), c, rand[i] if c.random else np.uint32(0), rails)
+        whole = rounded(np.left_shift(lane(x[i]), c.up), c,
+                        rand[i] if c.random else np.uint32(0), rails)
         code = fitted(whole, c, rails)
         outside = np.add(outside, lane(code != whole))
         out[i] = code

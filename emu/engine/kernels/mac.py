@@ -83,7 +83,7 @@ class Outer(NamedTuple):
 
 @kernel(inline="always")
 def rounded(x, to):
-    """x as it reaches the outer register: see `paths.rounding_constants`."""
+    """x as it reaches the outer register: see `lanes.rounding_constants`."""
     x = x << to.up
     odd = (x << (63 - to.down)) >> 63
     return (x + to.c0 + ((x >> 63) & to.c1) + (odd & to.c2)) >> to.down

@@ -34,7 +34,7 @@ class Rails(NamedTuple):
 
     lo: int
     hi: int
-    c0: int  # the three constants of the rounding, see `rounding_constants`
+    c0: int  # the three constants of the rounding, see `lanes.rounding_constants`
     c1: int
     c2: int
     drop: int  # bits dropped from each product
