@@ -1,18 +1,21 @@
-"""SGD with momentum on codes, against the definition."""
+"""SGD with momentum, and through a gradient buffer, against the definition."""
 
 import numpy as np
 import pytest
 from engine_cases import filled, operands
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import codes, updates
+from strategies import buffers, codes, updates
 
-from emu import UpdateSpec, engine, reference
+from emu import BufferSpec, UpdateSpec, engine, reference
 
 SPEC = UpdateSpec.parse({"weight": "s12f8 ties_even sat", "momentum": "s10f6 to_neg sat",
                          "grad": "s9f7", "lr": "u6f10", "mu": "u4f4"})
 DITHERED = UpdateSpec.parse({"weight": "s12f8 stochastic8 sat", "momentum": "s10f6 stochastic4",
                              "grad": "s9f7", "lr": "u6f10", "mu": "u4f4"})
+
+
+ONE = np.array([1])
 
 
 def state_of(spec, count, seed):
@@ -76,7 +79,74 @@ def test_the_arguments_are_left_as_they_were():
     assert [x.tolist() for x in state] == want
 
 
-ONE = np.array([1])
+@pytest.mark.parametrize("dtypes", [(np.int16, np.int16, np.int16), (np.uint16, np.int8, "u1"),
+                                    (np.int64, np.int64, np.int64)])
+def test_weight_and_momentum_keep_a_dtype_that_holds_them(dtypes):
+    state = [x.astype(dtype) for x, dtype in zip([ONE * 2047, ONE * 100, ONE * 100], dtypes,
+                                                 strict=True)]
+    got = engine.sgd(*state, 37, 14, SPEC)
+    want = reference.sgd(2047, 100, 100, 37, 14, SPEC)
+    assert (got.weight.tolist(), got.momentum.tolist()) == ([want[0]], [want[1]])
+    least = {np.uint16: np.int32, np.int8: np.int16}  # no uint16, and no s10 in 8 bits
+    assert [x.dtype for x in got[:2]] == [np.dtype(least.get(d, d)) for d in dtypes[:2]]
+
+
+# In int32 lanes, in int64 lanes, and where 64 bits are dropped, which no lane does.
+@pytest.mark.parametrize(("grad", "mu"), [("s9f7", "u4f4"), ("s24f14", "u8f8"),
+                                          ("s24f64", "u8f64")])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 9000])
+def test_an_update_of_any_size_agrees(size, grad, mu):
+    spec = UpdateSpec.parse({"weight": "s12f8 to_odd sat", "momentum": "s10f6 ties_even sat",
+                             "grad": grad, "lr": "u6f10", "mu": mu})
+    check(spec, state_of(spec, size, 0), 37, 14, [0] * size, [0] * size)
+
+
+@given(st.data(), buffers() | buffers(20), st.integers(0, 99))
+def test_every_update_through_a_buffer_agrees(data, case, seed):
+    spec, shift = case
+    weight, buffer, grad = (filled((5,), getattr(spec, name).format, seed + i)
+                            for i, name in enumerate(("weight", "buffer", "grad")))
+    rand = data.draw(operands(spec.weight, 5))
+    want = [reference.buffered_sgd(*(int(x) for x in codes), shift, spec, r)
+            for *codes, r in zip(weight, buffer, grad, rand, strict=True)]
+    got = engine.buffered_sgd(weight, buffer, grad, shift, spec, rand)
+    assert list(zip(got.weight.tolist(), got.buffer.tolist(), strict=True)) == want
+
+
+BUFFER = BufferSpec.parse("{weight: s8f7 ties_even sat, buffer: s16f12 sat, grad: s8f12}")
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 9000])
+def test_an_update_through_a_buffer_of_any_size_agrees(size):
+    state = [filled((size,), getattr(BUFFER, name).format, i)
+             for i, name in enumerate(("weight", "buffer", "grad"))]
+    want = [reference.buffered_sgd(*(int(x) for x in codes), 3, BUFFER)
+            for codes in zip(*state, strict=True)]
+    got = engine.buffered_sgd(*(x.astype(np.int16) for x in state), 3, BUFFER)
+    assert list(zip(got.weight.tolist(), got.buffer.tolist(), strict=True)) == want
+    assert got.weight.dtype == got.buffer.dtype == np.int16
+
+
+def test_overflows_of_weight_and_buffer_are_counted_apart():
+    # Buffers 32767 + 1 and -32768 - 1 overflow; weight 127 - (-128) and -128 - 128 do.
+    got = engine.buffered_sgd([0, 0, 127, -128], [32767, -32768, -32768, 32767], [1, -1, 0, 0], 3,
+                              BUFFER)
+    assert (got.outside_weight, got.outside_buffer) == (3, 2)
+
+
+@pytest.mark.parametrize(("state", "shift", "message"), [
+    (([128], [0], [0]), 3, "weight: code 128 is outside s8f7"),
+    (([0], [40000], [0]), 3, "buffer: code 40000 is outside s16f12"),
+    (([0], [0], [-129]), 3, "grad: code -129 is outside s8f12"),
+    (([0], [0], [0.5]), 3, "grad: dtype float64 holds no codes"),
+    (([0], [0, 0], [0]), 3, r"weight \(1,\), buffer \(2,\), grad \(1,\): shapes differ"),
+    (([0], [0], [0]), 11, "shift 11: the buffer s16f12 feeds .* from -4 to 10"),
+])
+def test_what_a_buffer_cannot_take_is_refused(state, shift, message):
+    with pytest.raises(ValueError, match=message):
+        engine.buffered_sgd(*(np.array(x) for x in state), shift, BUFFER)
+
+
 
 
 @pytest.mark.parametrize(("state", "rates", "spec", "message"), [

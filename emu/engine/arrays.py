@@ -7,6 +7,8 @@ import numpy as np
 from emu.number import Format
 
 DTYPES = [np.dtype(name) for name in ("int8", "int16", "int32", "int64")]
+LIMITS = {np.dtype(kind): (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+          for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4")}
 
 
 def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = None,
@@ -34,8 +36,8 @@ def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = No
 
 
 def _check_range(array: np.ndarray, name: str, form: Format) -> None:
-    limits = np.iinfo(array.dtype)
-    if form.lo <= limits.min and limits.max <= form.hi:
+    least, most = LIMITS[array.dtype]
+    if form.lo <= least and most <= form.hi:
         return  # no code of this dtype can be outside
     low, high = int(array.min()), int(array.max())
     if low < form.lo or high > form.hi:
@@ -58,10 +60,8 @@ def largest(codes: np.ndarray) -> int:
 
 def dtype_of(form: Format) -> np.dtype:
     """The smallest of int8, int16, int32, int64 that holds every code of `form`."""
-    for dtype in DTYPES:
-        if np.iinfo(dtype).min <= form.lo and form.hi <= np.iinfo(dtype).max:
-            return dtype
-    raise AssertionError(f"{form} wider than int64")
+    bits = form.width + (not form.signed)
+    return next(dtype for dtype in DTYPES if bits <= 8 * dtype.itemsize)
 
 
 def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
@@ -71,6 +71,8 @@ def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
 
 def flattened(codes: np.ndarray, dtype) -> np.ndarray:
     """The codes in one row, as kernels take them: contiguous, writable, of one dtype."""
+    if codes.dtype == dtype and codes.flags.c_contiguous and codes.flags.writeable:
+        return codes.reshape(-1)
     return np.require(codes, dtype, ["C", "W"]).reshape(-1)
 
 

@@ -1,20 +1,21 @@
-"""SGD with momentum on whole arrays of codes."""
+"""Weight updates on whole arrays of codes: SGD with momentum, and through a gradient buffer."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes
+from emu.engine.arrays import as_codes, check_width, dtype_of, flattened
 from emu.engine.casts import cast_full, operands_of
-from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import CAST, launch
-from emu.engine.kernels.update import sgd_arrays
+from emu.engine.kernels.lanes import LaneCast, lane_cast, lane_for
+from emu.engine.kernels.update import Step, buffered_lanes, sgd_lanes
 from emu.engine.monitor import named, watching
-from emu.spec import UpdateSpec
+from emu.number import Cast, Format
+from emu.update import BufferSpec, UpdateSpec
 
 
 class Updated(NamedTuple):
-    """New codes (int64) and how many of each were outside their range."""
+    """New codes, and how many of each were outside their range."""
 
     weight: np.ndarray
     momentum: np.ndarray
@@ -22,43 +23,125 @@ class Updated(NamedTuple):
     outside_momentum: int
 
 
+class Buffered(NamedTuple):
+    """New codes, and how many of each were outside their range."""
+
+    weight: np.ndarray
+    buffer: np.ndarray
+    outside_weight: int
+    outside_buffer: int
+
+
 def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentum=None,
         rand_weight=None) -> Updated:
-    """The update of `UpdateSpec`; arrays of one shape, each holding codes of its cast's format."""
-    weight, momentum, grad = (
-        as_codes(codes, name, getattr(spec, name).format)
-        for codes, name in ((weight, "weight"), (momentum, "momentum"), (grad, "grad")))
-    if not weight.shape == momentum.shape == grad.shape:
-        raise ValueError(f"weight {weight.shape}, momentum {momentum.shape}, grad {grad.shape}: "
-                         "shapes differ")
+    """The update of `UpdateSpec`; arrays of one shape, each holding codes of its cast's format.
+
+    Weight and momentum keep their dtype where it holds their format.
+    """
+    state = _state(spec, weight=weight, momentum=momentum, grad=grad)
     for name, code in (("lr", lr), ("mu", mu)):
         as_codes([code], name, getattr(spec, name).format)
-    fracs = {name: getattr(spec, name).format.frac
-             for name in ("weight", "momentum", "grad", "lr", "mu")}
-    in_momentum, in_weight = (fracs["mu"] + fracs["momentum"], fracs["lr"] + fracs["momentum"])
-    finer_m, finer_w = max(in_momentum, fracs["grad"]), max(in_weight, fracs["weight"])
-    shifts = (finer_m - fracs["grad"], finer_m - in_momentum,
-              finer_w - fracs["weight"], finer_w - in_weight)
-    if watching() is not None:
-        return _watched(weight, momentum, grad, lr, mu, shifts, (finer_w, finer_m), spec,
-                        (rand_weight, rand_momentum))
-    weight, momentum = weight.copy(), momentum.copy()
-    outside_m, outside_w = launch(
-        sgd_arrays, 2 * CAST * weight.size, weight.reshape(-1),
-        momentum.reshape(-1), grad.reshape(-1), lr, mu, shifts,
-        stage(finer_m, spec.momentum), stage(finer_w, spec.weight),
-        operands_of(spec.momentum, weight.shape, rand_momentum).astype(np.int64),
-        operands_of(spec.weight, weight.shape, rand_weight).astype(np.int64))
-    return Updated(weight, momentum, int(outside_w), int(outside_m))
+    frac = {name: getattr(spec, name).format.frac
+            for name in ("weight", "momentum", "grad", "lr", "mu")}
+    in_momentum, in_weight = frac["mu"] + frac["momentum"], frac["lr"] + frac["momentum"]
+    finer_m, finer_w = max(in_momentum, frac["grad"]), max(in_weight, frac["weight"])
+    step = Step(int(lr), int(mu), finer_m - frac["grad"], finer_m - in_momentum,
+                finer_w - frac["weight"], finer_w - in_weight)
+    casts = lane_cast(finer_m, spec.momentum), lane_cast(finer_w, spec.weight)
+    lane = _lane(*((c, bits - c.up) for c, bits in zip(casts, spec.sum_bits, strict=True)))
+    rands = rand_momentum, rand_weight
+    if lane is None or watching() is not None:
+        return _sgd_by_casts(spec, state, step, (finer_m, finer_w), rands)
+    rands = [operands_of(to, state["grad"].shape, rand) for to, rand in
+             zip((spec.momentum, spec.weight), rands, strict=True)]
+    return Updated(*_run(sgd_lanes, spec, state, step, *casts, np.empty(0, lane), *rands))
 
 
-def _watched(weight, momentum, grad, lr, mu, shifts, fracs, spec, rands) -> Updated:
-    """The update as two casts of exact sums, which record themselves."""
+def _sgd_by_casts(spec: UpdateSpec, state: dict, step: Step, fracs: tuple, rands: tuple) -> Updated:
+    """The update as two casts of exact sums, which record themselves where someone watches."""
+    weight, momentum, grad = _wide(spec, state)
     with named("momentum", 0):
-        found = cast_full((grad << shifts[0]) + (mu * momentum << shifts[1]), fracs[1],
-                          spec.momentum, rands[1])
-    momentum = found.codes.astype(np.int64)
+        total = (grad << step.grad_up) + (step.mu * momentum << step.momentum_up)
+        held = cast_full(total, fracs[0], spec.momentum, rands[0])
     with named("weight", 0):
-        moved = cast_full((weight << shifts[2]) - (lr * momentum << shifts[3]), fracs[0],
-                          spec.weight, rands[0])
-    return Updated(moved.codes.astype(np.int64), momentum, moved.outside, found.outside)
+        move = step.lr * held.codes.astype(np.int64) << step.move_up
+        moved = cast_full((weight << step.weight_up) - move, fracs[1], spec.weight, rands[1])
+    return Updated(moved.codes.astype(state["weight"].dtype),
+                   held.codes.astype(state["momentum"].dtype), moved.outside, held.outside)
+
+
+def buffered_sgd(weight, buffer, grad, shift: int, spec: BufferSpec, rand=None) -> Buffered:
+    """The update of `BufferSpec` with a learning rate of 2^-shift; arrays of one shape.
+
+    Weight and buffer keep their dtype where it holds their format.
+    """
+    state = _state(spec, weight=weight, buffer=buffer, grad=grad)
+    frac, in_weight = spec.buffer.format.frac, spec.weight.format.frac
+    grad_up = frac - spec.grad.format.frac
+    drop = spec.dropped(shift)
+    if watching() is not None:
+        return _buffered_by_casts(spec, state, grad_up, drop, rand)
+    casts = (lane_cast(frac, spec.buffer), lane_cast(in_weight + drop, spec.weight),
+             lane_cast(in_weight, spec.weight))
+    # Buffer and gradient, or weight and step, have one bit more than the wider one, which may be
+    # unsigned; a step is no wider than the buffer.
+    bits = 2 + max(spec.buffer.format.width, spec.grad.format.width + grad_up,
+                   spec.weight.format.width)
+    rand = operands_of(spec.weight, state["grad"].shape, rand)
+    lane = np.empty(0, _lane(*((c, bits) for c in casts)))
+    return Buffered(*_run(buffered_lanes, spec, state, grad_up, *casts, lane, rand))
+
+
+def _buffered_by_casts(spec: BufferSpec, state: dict, grad_up: int, drop: int, rand) -> Buffered:
+    """The update as three casts, which record themselves: buffer, step and weight."""
+    weight, buffer, grad = _wide(spec, state)
+    to = spec.weight
+    with named("buffer", 0):
+        held = cast_full(buffer + (grad << grad_up), spec.buffer.format.frac, spec.buffer)
+    rest = held.codes.astype(np.int64)
+    with named("step", 0):
+        whole = Cast(Format(64, to.format.frac), to.rounding, rand_bits=to.rand_bits)
+        step = cast_full(rest, to.format.frac + drop, whole, rand).codes
+    with named("weight", 0):
+        moved = cast_full(weight - step, to.format.frac, Cast(to.format, overflow=to.overflow))
+    return Buffered(moved.codes.astype(state["weight"].dtype),
+                    (rest - (step << drop)).astype(state["buffer"].dtype),
+                    moved.outside, held.outside)
+
+
+def _state(spec, **arrays) -> dict[str, np.ndarray]:
+    """The arrays in dtypes that hold their casts' formats, of one shape."""
+    found = {}
+    for name, codes in arrays.items():
+        form = getattr(spec, name).format
+        check_width(form)
+        array = as_codes(codes, name, dtype=None)
+        found[name] = array.astype(np.promote_types(array.dtype, dtype_of(form)), copy=False)
+    if len({x.shape for x in found.values()}) > 1:
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in found.items())
+        raise ValueError(f"{shapes}: shapes differ")
+    return found
+
+
+def _wide(spec, state: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The arrays as int64, checked."""
+    return [as_codes(codes, name, getattr(spec, name).format) for name, codes in state.items()]
+
+
+def _run(kernel, spec, state: dict[str, np.ndarray], *constants) -> tuple:
+    """(new first array, new second one, how many of each were outside) of an update."""
+    forms = {name: getattr(spec, name).format for name in state}
+    new = [np.empty(x.shape, x.dtype) for x in state.values()][:2]
+    *outside, held = launch(
+        kernel, 2 * CAST * new[0].size, *(flattened(x, x.dtype) for x in state.values()),
+        np.array([(form.lo, form.hi) for form in forms.values()]), *constants,
+        *(x.reshape(-1) for x in new))
+    if not held:
+        _wide(spec, state)  # which names the code
+    return *new, *map(int, outside)
+
+
+def _lane(*casts: tuple[LaneCast, int]) -> np.dtype | None:
+    """The lane in which all casts of values of so many bits are exact, if there is one."""
+    lanes = [lane_for(c, bits) for c, bits in casts]
+    return None if None in lanes else max(lanes, key=lambda lane: lane.itemsize)

@@ -1,22 +1,130 @@
-"""The weight update on flat int64 arrays."""
+"""The weight updates on flat arrays: everything of a weight in one pass, in int32 or int64 lanes.
+
+numpy's functions keep the dtype of a lane, where Python's operators would widen it to int64.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
-from emu.engine.kernels.casts import cast_one
 from emu.engine.kernels.jit import kernel
+from emu.engine.kernels.lanes import fitted, in_lane, rounded
+
+CHUNK = 1 << 12  # weights of one turn of a thread: what is read twice stays in its cache
+
+
+class Step(NamedTuple):
+    """The constants of SGD with momentum; `_up` are the zeros that align two addends."""
+
+    lr: int
+    mu: int
+    grad_up: int
+    momentum_up: int
+    weight_up: int
+    move_up: int
+
+
+@kernel
+def stray(x, bounds):
+    """Whether a code is outside the bounds, which its dtype holds."""
+    lo, hi = x.dtype.type(bounds[0]), x.dtype.type(bounds[1])
+    found = False
+    for i in range(x.size):
+        found |= (x[i] < lo) | (x[i] > hi)
+    return found
+
+
+@kernel
+def operand(rand, i):
+    """The operand of element i, 0 where there are none."""
+    return rand[i] if rand.size else np.uint32(0)
+
+
+@kernel
+def sgd_chunk(weight, momentum, grad, step, to_momentum, to_weight, rails, rand_m, rand_w,
+              new_weight, new_momentum):
+    """`sgd_lanes` on one thread."""
+    lane = rails.dtype.type
+    # Zeros that a cast appends are appended to the addends.
+    grad_up, momentum_up = (lane(step.grad_up + to_momentum.up),
+                            lane(step.momentum_up + to_momentum.up))
+    weight_up, move_up = lane(step.weight_up + to_weight.up), lane(step.move_up + to_weight.up)
+    to_momentum, to_weight = in_lane(to_momentum, rails), in_lane(to_weight, rails)
+    # Factors of 32 bits, which LLVM must see: int64 lanes multiply two of those at once.
+    lr, mu = lane(np.int32(-step.lr)), lane(np.int32(step.mu))
+    outside_w, outside_m = lane(0), lane(0)
+    for i in range(weight.size):
+        total = np.add(np.left_shift(lane(grad[i]), grad_up),
+                       np.left_shift(np.multiply(mu, lane(momentum[i])), momentum_up))
+        whole = rounded(total, to_momentum, operand(rand_m, i), rails)
+        code = fitted(whole, to_momentum, rails)
+        outside_m = np.add(outside_m, lane(code != whole))
+        new_momentum[i] = code
+        total = np.add(np.left_shift(lane(weight[i]), weight_up),
+                       np.left_shift(np.multiply(lr, code), move_up))
+        whole = rounded(total, to_weight, operand(rand_w, i), rails)
+        code = fitted(whole, to_weight, rails)
+        outside_w = np.add(outside_w, lane(code != whole))
+        new_weight[i] = code
+    return np.int64(outside_w), np.int64(outside_m)
 
 
 @kernel(parallel=True)
-def sgd_arrays(weight, momentum, grad, lr, mu, shifts, to_momentum, to_weight, rand_m, rand_w):
-    """The update in place on flat arrays; `shifts` align (grad, mu*m, weight, lr*m)."""
-    outside_m, outside_w = 0, 0
-    for i in prange(weight.size):
-        total = (grad[i] << shifts[0]) + (mu * momentum[i] << shifts[1])
-        momentum[i], inside = cast_one(total, to_momentum,
-                                       rand_m[i] if rand_m.size else np.int64(0))
-        outside_m += np.int64(not inside)
-        total = (weight[i] << shifts[2]) - (lr * momentum[i] << shifts[3])
-        weight[i], inside = cast_one(total, to_weight, rand_w[i] if rand_w.size else np.int64(0))
-        outside_w += np.int64(not inside)
-    return outside_m, outside_w
+def sgd_lanes(weight, momentum, grad, bounds, step, to_momentum, to_weight, rails, rand_m,
+              rand_w, new_weight, new_momentum):
+    """The update of flat arrays whose codes are in `bounds` (3, 2), else of no use.
+
+    Returns how many weights and momenta were outside, and whether all codes were in bounds.
+    """
+    outside_w, outside_m, strays = 0, 0, 0
+    for k in prange((weight.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(weight.size, (k + 1) * CHUNK)
+        strays += (stray(weight[a:b], bounds[0]) or stray(momentum[a:b], bounds[1])
+                   or stray(grad[a:b], bounds[2]))
+        found = sgd_chunk(weight[a:b], momentum[a:b], grad[a:b], step, to_momentum, to_weight,
+                          rails, rand_m[a:b], rand_w[a:b], new_weight[a:b], new_momentum[a:b])
+        outside_w += found[0]
+        outside_m += found[1]
+    return outside_w, outside_m, strays == 0
+
+
+@kernel
+def buffered_chunk(weight, buffer, grad, grad_up, to_buffer, to_step, to_weight, rails, rand,
+                   new_weight, new_buffer):
+    """`buffered_lanes` on one thread."""
+    lane = rails.dtype.type
+    to_buffer, to_step, to_weight = (in_lane(to_buffer, rails), in_lane(to_step, rails),
+                                     in_lane(to_weight, rails))
+    grad_up = lane(grad_up)
+    outside_w, outside_b = lane(0), lane(0)
+    for i in range(weight.size):
+        total = np.add(lane(buffer[i]), np.left_shift(lane(grad[i]), grad_up))
+        held = fitted(total, to_buffer, rails)
+        outside_b = np.add(outside_b, lane(held != total))
+        step = rounded(held, to_step, operand(rand, i), rails)
+        new_buffer[i] = np.subtract(held, np.left_shift(step, to_step.drop))
+        total = np.subtract(lane(weight[i]), step)
+        code = fitted(total, to_weight, rails)
+        outside_w = np.add(outside_w, lane(code != total))
+        new_weight[i] = code
+    return np.int64(outside_w), np.int64(outside_b)
+
+
+@kernel(parallel=True)
+def buffered_lanes(weight, buffer, grad, bounds, grad_up, to_buffer, to_step, to_weight, rails,
+                   rand, new_weight, new_buffer):
+    """The update through a buffer; `grad_up` zeros align, `to_step` rounds, the others only fit.
+
+    Returns how many weights and buffers were outside, and whether all codes were in bounds.
+    """
+    outside_w, outside_b, strays = 0, 0, 0
+    for k in prange((weight.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(weight.size, (k + 1) * CHUNK)
+        strays += (stray(weight[a:b], bounds[0]) or stray(buffer[a:b], bounds[1])
+                   or stray(grad[a:b], bounds[2]))
+        found = buffered_chunk(weight[a:b], buffer[a:b], grad[a:b], grad_up, to_buffer, to_step,
+                               to_weight, rails, rand[a:b], new_weight[a:b], new_buffer[a:b])
+        outside_w += found[0]
+        outside_b += found[1]
+    return outside_w, outside_b, strays == 0
