@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from fractions import Fraction
 from functools import cached_property
 
 MAX_WIDTH = 64  # bits of a code
@@ -18,6 +19,8 @@ MAX_FRAC = 512  # keeps 2^-frac a normal float64
 MAX_OPERAND = 32  # bits of a MAC operand
 ACC_WIDTHS = (2, 62)  # bits of an accumulator
 MAX_RAND_BITS = 32  # bits of a stochastic operand
+SCALE = re.compile(r"auto:(?P<statistic>max|3sigma|sweep|percentile(?=\d))"
+                   r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?(?P<previous>@previous)?")
 RULE_FRAC = 96  # a rule's exponent register; keeps 2^-frac a normal float32
 
 
@@ -191,7 +194,16 @@ class Cast(_Text):
 class Rule(_Text):
     """A cast whose binary point is chosen for each tensor, from its codes.
 
-    `auto:max` is the one scale rule: the range is 2^ceil(log2 max|x|), found by bit length.
+    The range is the least power of two that holds a statistic of the tensor x:
+
+    - `auto:max`: the largest |x|;
+    - `auto:3sigma`: |mean| and three standard deviations;
+    - `auto:percentile99.9`: the largest |x| but for 0.1 % of them;
+    - `auto:sweep`: of the range of `auto:max`, its half and its quarter the one with the least
+      squared error.
+
+    With `@previous` after it, the statistic of the tensor before this one decides, as in hardware
+    that cannot look ahead. `emu.reference` defines each statistic exactly.
 
     >>> str(Rule.parse("s8 auto:max ties_even sat").cast_for(largest=100, frac=4))
     's8f4 ties_even sat'
@@ -208,8 +220,7 @@ class Rule(_Text):
         form = Format(self.width, 0, self.signed)
         object.__setattr__(self, "width", form.width)
         object.__setattr__(self, "signed", form.signed)
-        if self.scale != "auto:max":
-            raise unknown("scale rule", self.scale, ["auto:max"])
+        object.__setattr__(self, "scale", _scale(str(self.scale)))
         _normalise_modes(self, self.signed, self.width)
 
     @classmethod
@@ -225,13 +236,28 @@ class Rule(_Text):
     def __str__(self) -> str:
         return f"{'s' if self.signed else 'u'}{self.width} {self.scale} {_modes_text(self)}"
 
+    @property
+    def statistic(self) -> str:
+        """What of a tensor decides: `max`, `3sigma`, `percentile` or `sweep`."""
+        return SCALE.fullmatch(self.scale)["statistic"]
+
+    @property
+    def percent(self) -> Fraction:
+        """How many percent of a tensor a percentile's range is to hold."""
+        return Fraction(SCALE.fullmatch(self.scale)["percent"])
+
+    @property
+    def previous(self) -> bool:
+        """Whether the tensor before the one that is cast decides."""
+        return self.scale.endswith("@previous")
+
     def with_frac(self, frac: int) -> Cast:
         """The cast this rule becomes once the binary point is known."""
         return Cast(Format(self.width, frac, self.signed), self.rounding, self.overflow,
                     self.rand_bits)
 
     def cast_for(self, largest: int, frac: int) -> Cast:
-        """The cast for codes of `frac` fraction bits whose largest magnitude is `largest` > 0.
+        """The cast whose range holds a magnitude `largest` > 0 of `frac` fraction bits.
 
         The chosen frac stays within +-96, as the exponent register of real hardware ends too.
         """
@@ -241,6 +267,24 @@ class Rule(_Text):
         exponent = (largest - 1).bit_length() - frac  # ceil(log2(largest * 2^-frac)), exactly
         frac = self.width - self.signed - exponent
         return self.with_frac(max(-RULE_FRAC, min(RULE_FRAC, frac)))
+
+
+def _scale(text: str) -> str:
+    """A scale rule in its one spelling."""
+    match = SCALE.fullmatch(text)
+    if not match:
+        raise unknown("scale rule", text, ["auto:max", "auto:3sigma", "auto:percentile99.9",
+                                           "auto:sweep", "and each with @previous"])
+    name = match["statistic"]
+    if match["percent"]:
+        percent = Fraction(match["percent"])
+        if not 0 < percent <= 100:
+            raise ValueError(f"{text}: a percentile is above 0 and at most 100")
+        whole, _, part = match["percent"].partition(".")
+        name += f"{int(whole)}.{part}".rstrip("0").rstrip(".")
+        if percent == 100:
+            name = "max"  # the same hardware
+    return f"auto:{name}{match['previous'] or ''}"
 
 
 def _normalise_modes(value: Cast | Rule, signed: bool, width: int) -> None:

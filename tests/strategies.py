@@ -51,7 +51,9 @@ def casts(draw, widths=(1, 64), fracs=(-512, 512), stochastic=True):
 def rules(draw):
     """Any rule."""
     form = draw(formats())
-    return Rule(form.width, form.signed, "auto:max", *draw(modes(form.signed, form.width)))
+    scale = draw(st.sampled_from(["max", "3sigma", "percentile99.9", "percentile5", "sweep"]))
+    scale = f"auto:{scale}{draw(st.sampled_from(['', '@previous']))}"
+    return Rule(form.width, form.signed, scale, *draw(modes(form.signed, form.width)))
 
 
 @st.composite

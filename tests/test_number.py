@@ -177,6 +177,8 @@ SAME = [  # two ways to write the same hardware
     (Cast.parse("s8 stochastic16"), Cast(Format(8), 11, 0, np.int32(16))),
     (Rule.parse("u8 auto:max sat_sym"), Rule.parse("u8 auto:max sat")),
     (Rule.parse("s8 auto:max to_odd"), Rule(np.int64(8), 1, "auto:max", 4, 0, 3)),
+    (Rule.parse("s8 auto:percentile99.90"), Rule.parse("s8 auto:percentile099.9")),
+    (Rule.parse("s8 auto:percentile100.0@previous"), Rule.parse("s8 auto:max@previous")),
 ]
 
 
@@ -264,6 +266,11 @@ REFUSED = [  # call, fragments of the message: the value, the limit or rule, the
     (lambda: Rule(8, rounding=Rounding.STOCHASTIC), ["rand_bits", "from 1 to 32"]),
     (lambda: Rule.parse("s8"), ["''", "known: auto:max"]),
     (lambda: Rule.parse("s8 auto:mean"), ["'auto:mean'", "did you mean 'auto:max'"]),
+    (lambda: Rule.parse("s8 auto:percentile"), ["did you mean 'auto:percentile99.9'"]),
+    (lambda: Rule.parse("s8 auto:percentile0"), ["percentile0:", "above 0 and at most 100"]),
+    (lambda: Rule.parse("s8 auto:percentile100.1"), ["above 0 and at most 100"]),
+    (lambda: Rule.parse("s8 auto:sweep@last"), ["'auto:sweep@last'", "each with @previous"]),
+    (lambda: Rule.parse("s8 auto:3sigma99"), ["'auto:3sigma99'", "did you mean 'auto:3sigma'"]),
     (lambda: Rule.parse("s8f4 auto:max"), ["'s8f4'", "binary point", "write 's8'"]),
     (lambda: Rule.parse("s8 auto:max sad"), ["'sad'", "did you mean 'sat'"]),
     (lambda: Rule.parse("s1 auto:max sat_sym"), ["width 1", "at least 2 bits", "use sat"]),
@@ -327,6 +334,16 @@ def test_a_rule_gives_a_power_of_two_and_its_successor_different_ranges(exponent
 @pytest.mark.parametrize(("largest", "frac", "want"), [(1, 300, 96), (2**60, -300, -96)])
 def test_the_exponent_register_of_a_rule_ends_at_96(largest, frac, want):
     assert Rule(8).cast_for(largest, frac).format.frac == want
+
+
+@pytest.mark.parametrize(("scale", "statistic", "percent", "previous"), [
+    ("auto:max", "max", None, False), ("auto:3sigma@previous", "3sigma", None, True),
+    ("auto:percentile99.9", "percentile", Fraction(999, 10), False),
+    ("auto:percentile7@previous", "percentile", 7, True), ("auto:sweep", "sweep", None, False)])
+def test_a_rule_says_which_statistic_of_which_tensor_decides(scale, statistic, percent, previous):
+    rule = Rule.parse(f"s8 {scale} sat")
+    assert (rule.scale, rule.statistic, rule.previous) == (scale, statistic, previous)
+    assert percent is None or rule.percent == percent
 
 
 def test_a_rule_with_a_known_frac_is_a_cast():

@@ -10,8 +10,6 @@ from emu.engine.arrays import narrowed
 from emu.engine.casts import (
     Casted,
     cast,
-    cast_for,
-    cast_for_codes,
     cast_full,
     dequantize,
     encode,
@@ -52,6 +50,7 @@ from emu.engine.pool import (
     window_spread,
     window_sums,
 )
+from emu.engine.ranges import cast_for, cast_for_codes
 from emu.engine.update import buffered_sgd, sgd
 
 __all__ = [

@@ -1,11 +1,10 @@
 """Casts of whole arrays, and the border where floats become codes and codes floats."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, largest, narrowed
+from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrowed
 from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
@@ -13,7 +12,7 @@ from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
 from emu.engine.monitor import watching
 from emu.engine.watched import watch_cast
-from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding, Rule
+from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding
 
 NONE = np.empty(0, np.uint32)  # the operands of a cast that takes none
 BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
@@ -171,18 +170,3 @@ def dequantize(codes, form: Format) -> np.ndarray:
         raise ValueError(f"format {form}: its codes have {form.width - form.signed} magnitude "
                          "bits, a float64 holds 53; keep them as integers")
     return as_codes(codes, "codes", form).astype(np.float64) * form.step
-
-
-def cast_for(rule: Rule, x, last: int | None) -> Cast:
-    """The cast a rule becomes for floats `x`; a zero tensor keeps the frac `last` (or takes 0)."""
-    most = float(np.max(np.abs(x), initial=0.0))
-    if not most or not math.isfinite(most):  # encode refuses what is not finite
-        return rule.with_frac(0 if last is None else last)
-    numerator, denominator = most.as_integer_ratio()
-    return rule.cast_for(numerator, denominator.bit_length() - 1)
-
-
-def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> Cast:
-    """The cast a rule becomes for codes of `frac` fraction bits; zeros keep the frac `last`."""
-    most = largest(codes)
-    return rule.cast_for(most, frac) if most else rule.with_frac(0 if last is None else last)
