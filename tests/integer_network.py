@@ -90,14 +90,13 @@ class Layer:
         return reference.random_operands(count, to.rand_bits, loads)
 
     def chosen(self, name: str, x: Grid) -> Cast:
-        """The cast `name` of the spec; a rule chooses by the largest magnitude."""
-        to = getattr(self.spec, name)
-        if not isinstance(to, Rule):
-            return to
-        largest = max(abs(code) for code in flat(x.codes))
-        to = to.cast_for(largest, x.frac) if largest else to.with_frac(self.fracs.get(name, 0))
-        self.fracs[name] = to.format.frac
-        return to
+        """The cast `name` of the spec; a rule looks at these codes or has seen the last."""
+        rule, last = getattr(self.spec, name), self.fracs.get(name)
+        if not isinstance(rule, Rule):
+            return rule
+        chosen = reference.cast_for(rule, flat(x.codes), x.frac, last)
+        self.fracs[name] = chosen.format.frac
+        return rule.with_frac(last) if rule.previous and last is not None else chosen
 
     def cast(self, name: str, x: Grid, to: Cast | None = None) -> tuple[Grid, list]:
         """The tensor in its cast, and for each value whether its gradient passes."""

@@ -48,6 +48,27 @@ def test_all_tensors_may_have_rules_at_once():
     assert module.layer.fracs == twin.fracs
 
 
+@pytest.mark.parametrize("scale", ["auto:3sigma", "auto:percentile80", "auto:sweep",
+                                   "auto:max@previous", "auto:sweep@previous"])
+def test_every_scale_agrees_from_step_to_step(scale):
+    spec = hardware(**{name: text.replace("auto:max", scale) for name, text in SIGNED.items()})
+    module, twin = fixed_linear(spec), ints.Linear("linear", spec)
+    for shift in (0, 3, -2):  # the tensors grow, then shrink
+        x, grad = X._replace(frac=X.frac - shift), GRAD._replace(frac=GRAD.frac + shift)
+        module.zero_grad()
+        assert passed(module, x, grad) == expected(twin, x, grad, W, B)
+        assert module.layer.fracs == twin.fracs
+
+
+def test_hardware_that_cannot_look_ahead_casts_by_the_tensor_before():
+    module = nn.Activation(spec={"y": "s8 auto:max@previous ties_even sat"})
+    got = [module(torch.tensor([x])).item() for x in (3.0, 100.0, 100.0, 0.5)]
+    assert got == [3.0, 127 / 32, 100.0, 0.0]  # ranges 4, 4, 128, 128; 0.5 is half a step
+    assert module.layer.fracs == {"y": 8}  # for the next one, and for evaluation
+    assert module.eval()(torch.tensor([100.0])).item() == 127 / 256
+    assert module.layer.fracs == {"y": 8}
+
+
 @pytest.mark.parametrize("modes", ["to_neg wrap", "stochastic6 sat", "ties_even sat_zero"])
 def test_a_rule_keeps_its_modes(modes):
     spec = hardware(x=f"u5 auto:max {modes}", error=f"s5 auto:max {modes}")

@@ -26,8 +26,9 @@ class Layer:
     """A module's site, spec and backend; `fracs` is the state of its rules.
 
     A rule chooses its binary point in training only: evaluation uses the last one, or, where
-    there is none yet, one that it does not keep. `channels` is the axis of x, y and error that
-    holds the channels; that of parameters is 0.
+    there is none yet, one that it does not keep. A rule for the next tensor (`@previous`) uses the
+    last one in training too. `channels` is the axis of x, y and error that holds the channels; that
+    of parameters is 0.
     """
 
     def __init__(self, site: str, spec: LayerSpec, backend: Backend, channels: int | None = None):
@@ -52,27 +53,31 @@ class Layer:
     def enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         """A tensor of any finite floats, cast by the spec's `name` (x, w, b, error)."""
         label = f"{self.site}.{name}"
-        to = self._choose(name, training, lambda rule, last: engine.cast_for(
+        to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
             rule, border.to_numpy(tensor, label), last))
         codes, frac = border.to_codes_for(tensor, to, label)
+        self.fracs |= chosen
         return self._cast(name, codes, border.holding(codes, frac), to, training)
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
-        to = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
+        to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
             rule, codes, form.frac, last))
+        self.fracs |= chosen
         return self._cast(name, codes, form, to, training)
 
-    def _choose(self, name: str, training: bool, choose) -> Cast:
-        """The spec's cast, or the one that its rule becomes: chosen anew in training."""
+    def _choose(self, name: str, training: bool, choose) -> tuple[Cast, dict[str, int]]:
+        """(the spec's cast, or the one that its rule becomes; the frac to keep): see `Layer`."""
         to, last = self.cast_of(name), self.fracs.get(name)
         if isinstance(to, Cast):
-            return to
-        return choose(to, last) if training or last is None else to.with_frac(last)
+            return to, {}
+        if last is not None and not training:
+            return to.with_frac(last), {}
+        chosen = choose(to, last)
+        used = to.with_frac(last) if to.previous and last is not None else chosen
+        return used, {name: chosen.format.frac} if training else {}
 
     def _cast(self, name: str, codes: np.ndarray, form: Format, to: Cast, training: bool) -> Codes:
-        if training and isinstance(getattr(self.spec, name), Rule):
-            self.fracs[name] = to.format.frac
         return self._codes(self.backend.cast(self.place(name, training), codes, form, to), to)
 
     def _codes(self, found: engine.Casted, to: Cast) -> Codes:
