@@ -89,6 +89,7 @@ def test_every_mac_agrees(mac, shape, seed):
     "{a: s32, b: s32, acc: s62}", "{a: u32, b: s31, acc: s62}", "{a: u31, b: u31, acc: u62}",
     "{a: s31, b: s31, acc: s62, lanes: 2}", "{a: s32, b: s32, product: s62f-2 ties_even sat, "
     "acc: s62f-2}", "{a: s32, b: s30, product: s62f2 to_neg sat, acc: s62f2}",
+    "{a: u32, b: u31, product: u30f-34 to_pos sat, acc: s40f-34}",
     "{a: s32, b: s32, acc: s62, tile: 2, outer: s62f-1 ties_away}",
     "{a: s32, b: s30, acc: s60, tile: 2, outer: s58f-2 ties_away, reload: true}",
 ])

@@ -10,11 +10,13 @@ from functools import partial
 
 import numpy as np
 
+from emu.engine.arrays import largest
 from emu.engine.kernels import watch
 from emu.engine.kernels.casts import stage
-from emu.engine.kernels.jit import launch
+from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.mac import Steps
 from emu.engine.monitor import CastAccount, First, MacAccount, Record, RegisterAccount, Scope
+from emu.engine.paths import rounding_constants
 from emu.number import Cast
 from emu.spec import MacSpec
 
@@ -49,13 +51,16 @@ def watch_groups(scope: Scope, operation: str, lowered, mac: MacSpec, start: np.
 def watch_cast(scope: Scope, operation: str, x: np.ndarray, frac: int, to: Cast,
                codes: np.ndarray, inside: np.ndarray, divisor: np.ndarray | None = None) -> None:
     """Record the cast of `x` (over `divisor`, of its shape) into `codes`."""
-    split = [_by_channel(part, scope.axis) for part in (x, codes.astype(np.int64), inside)]
+    given, codes, ok = (_by_channel(part, scope.axis)
+                        for part in (x, codes.astype(np.int64), inside))
     step = Fraction(2)**(frac - to.format.frac)
     if divisor is None:
-        channels = _part(*split, True, step)
-    else:
+        channels = _channels(given, codes, ok, step)
+    else:  # the elements of each divisor, by columns: it is the same for all channels
         by = _by_channel(divisor, scope.axis)
-        parts = [_part(*split, by == d, step * d) for d in np.unique(by).tolist() or [1]]
+        parts = [_channels(np.where(by == d, given, 0), np.where(by == d, codes, 0),
+                           ok | (by != d), step * d, (by == d).sum(1).tolist())
+                 for d in np.unique(by).tolist() or [1]]
         channels = [sum(accounts, CastAccount()) for accounts in zip(*parts, strict=True)]
     first = None
     if not inside.all():
@@ -72,18 +77,12 @@ def _by_channel(x: np.ndarray, axis: int | None) -> np.ndarray:
     return np.moveaxis(x, axis, 0).reshape(x.shape[axis], x[0].size if axis == 0 else -1)
 
 
-def _part(x, codes, inside, part, step: Fraction) -> list[CastAccount]:
-    """An account for each row of (channels, ...): of its elements in `part`, x being in 1/step."""
-    inside, given = inside & part, np.where(part, x, 0)
-    within, exact = np.where(inside, codes, 0), np.where(inside, x, 0)
-    return _casts(np.broadcast_to(part, x.shape).sum(1).tolist(), (part & ~inside).sum(1),
-                  given.min(1, initial=0), given.max(1, initial=0), *_words(within),
-                  *_words(exact), step)
-
-
-def _words(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of each row in two words."""
-    return (codes >> 32).sum(1), (codes & watch.LOW_WORD).sum(1)
+def _channels(given, codes, inside, step: Fraction, values=None) -> list[CastAccount]:
+    """An account for each row of (channels, n), given in 1/step; zeros may stand for nothing."""
+    kept = np.zeros(len(given), watch.CAST)
+    launch(watch.watch_casts, CAST * given.size, *(
+        np.ascontiguousarray(part) for part in (given, codes, inside)), kept)
+    return _casts(kept[None], values or [given.shape[1]] * len(given), step)
 
 
 def _wide(high: np.ndarray, low: np.ndarray) -> list[int]:
@@ -109,15 +108,19 @@ def _watch(rows: np.ndarray, columns: np.ndarray, mac: MacSpec, start: np.ndarra
         steps = Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
         plain = mac.exact_product and mac.outer is None
         by_k = np.ascontiguousarray(a.T) if plain else NONE
-        launch(watch.watch_matmul, a.size * N, a, by_k, b, bias, stage(0, mac.product),
+        drop = max(-mac.product.format.frac, 0)
+        if largest(a) * largest(b) + (1 << drop) >> 63:
+            drop = 0
+        constants = (*rounding_constants(mac.product.rounding, drop), drop)
+        launch(watch.watch_matmul, a.size * N, a, by_k, b, bias, stage(0, mac.product), constants,
                stage(0, mac.acc), stage(mac.acc.format.frac, mac.result), steps, out, outputs,
                casts, registers, first)
     two, per_output, tiles = mac.outer is not None, -(-K // mac.lanes), -(-K // (mac.tile or 1))
-    stages = {"product": None if mac.exact_product else _cast_stage(
-                  casts[..., 0], M * K, -mac.product.format.frac),
+    zeros = mac.acc.format.frac - mac.result.format.frac
+    stages = {"product": None if mac.exact_product else _casts(
+                  casts[..., 0], [M * K] * N, Fraction(2)**-mac.product.format.frac),
               "acc": _registers(registers[..., 0], M * (per_output + tiles * mac.reload)),
-              "spill": _cast_stage(casts[..., 1], M * tiles, mac.acc.format.frac
-                                   - mac.result.format.frac) if two else None,
+              "spill": _casts(casts[..., 1], [M * tiles] * N, Fraction(2)**zeros) if two else None,
               "outer": _registers(registers[..., 1], M * tiles)
               if two and not mac.reload else None}
     counted = [outputs[name].sum(0).tolist() for name in watch.OUTPUTS.names]
@@ -127,23 +130,16 @@ def _watch(rows: np.ndarray, columns: np.ndarray, mac: MacSpec, start: np.ndarra
     return out, channels, _first(first, rows, columns, mac, place)
 
 
-def _cast_stage(kept: np.ndarray, values: int, n: int) -> list[CastAccount]:
-    """(chunks, N) of a cast that drops n bits as an account for each of N."""
+def _casts(kept: np.ndarray, values: list[int], step: Fraction) -> list[CastAccount]:
+    """(chunks, N) of a cast, given in 1/step, as an account for each of N."""
     total = {name: kept[name].sum(0) for name in watch.CAST.names}
-    return _casts([values] * kept.shape[1], total["overflows"], kept["low"].min(0),
-                  kept["high"].max(0), total["codes"], total["codes_rest"],
-                  total["given"], total["given_rest"], Fraction(2)**n)
-
-
-def _casts(values: list[int], overflows, low, high, codes, codes_rest, given, given_rest,
-           step: Fraction) -> list[CastAccount]:
-    """Accounts from arrays: extremes of what came in, sums of what was in range, in 1/step."""
     up, down = step.numerator, step.denominator
-    return [CastAccount(*counts, Fraction(least * down, up), Fraction(most * down, up),
-                        Fraction(code * up - exact * down, up))
-            for *counts, least, most, code, exact in zip(
-                values, overflows.tolist(), low.tolist(), high.tolist(),
-                _wide(codes, codes_rest), _wide(given, given_rest), strict=True)]
+    return [CastAccount(*counts, Fraction(low * down, up), Fraction(high * down, up),
+                        Fraction(code * up - given * down, up))
+            for *counts, low, high, code, given in zip(
+                values, total["overflows"].tolist(), kept["low"].min(0).tolist(),
+                kept["high"].max(0).tolist(), _wide(total["codes"], total["codes_rest"]),
+                _wide(total["given"], total["given_rest"]), strict=True)]
 
 
 def _registers(kept: np.ndarray, values: int) -> list[RegisterAccount]:

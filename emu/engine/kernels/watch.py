@@ -30,20 +30,23 @@ FIRST = _record("row step stage register value")  # the first overflow; row -1: 
 
 
 @kernel(parallel=True)
-def watch_matmul(a, by_k, b, bias, product, acc, outer, steps, out, outputs, casts, registers,
-                 first):
+def watch_matmul(a, by_k, b, bias, product, constants, acc, outer, steps, out, outputs, casts,
+                 registers, first):
     """a (M, K) against b (N, K) from bias (M, N), stepped into out (M, N).
 
-    `by_k` is a as (K, M) where an output is an exact sum while no step overflows: with exact
-    products and one level; else it is empty. The records are (chunks, N), casts and registers
-    (chunks, N, 2), all zero but for the rows of `first`, -1; rows of a are dealt out to the chunks
-    in order.
+    `constants` are those of `paths.rounding_constants` for the product cast, and the bits it drops,
+    or zeros where they could leave int64. `by_k` is a as (K, M) where an output is an exact sum
+    while no step overflows: with exact products and one level; else it is empty. The records are
+    (chunks, N), casts and registers (chunks, N, 2), all zero but for the rows of `first`, -1; rows
+    of a are dealt out to the chunks in order.
     """
     M, N, chunks = a.shape[0], b.shape[0], outputs.shape[0]
     for t in prange(chunks * N):
         c, j = t // N, t % N
-        lost = np.zeros((2, 2), np.int64)
-        sums = np.empty((3, ROWS), np.int64)
+        sums, lost = np.empty((3, ROWS), np.int64), np.zeros((2, 2), np.int64)
+        spills = (a.shape[1] // steps.tile + 1) if steps.tile else 0
+        values, inside = np.empty((4, max(a.shape[1], spills)), np.int64), np.empty(
+            (2, max(a.shape[1], spills)), np.bool_)
         for i0 in range(c * M // chunks, (c + 1) * M // chunks, ROWS):
             n = min(ROWS, (c + 1) * M // chunks - i0)
             if by_k.size:
@@ -55,8 +58,8 @@ def watch_matmul(a, by_k, b, bias, product, acc, outer, steps, out, outputs, cas
                     close(registers[c, j, 0], registers[c, j, 0].overflows, False, low, high)
                 else:
                     out[i, j] = watch_dot(
-                        a[i], b[j], bias[i, j], product, acc, outer, steps, i, lost, outputs[c, j],
-                        casts[c, j], registers[c, j], first[c, j])
+                        a[i], b[j], bias[i, j], product, constants, acc, outer, steps, i, values,
+                        inside, lost, outputs[c, j], casts[c, j], registers[c, j], first[c, j])
 
 
 @kernel
@@ -85,8 +88,13 @@ def prefixes(by_k, b, bias, shift, lanes, i0, j, n, sums):
 
 
 @kernel
-def watch_dot(a, b, bias, product, acc, outer, steps, row, lost, outputs, casts, registers, first):
-    """The result of one output. `lost` (2, 2): what limits took from acc and from outer."""
+def watch_dot(a, b, bias, product, constants, acc, outer, steps, row, values, inside, lost,
+              outputs, casts, registers, first):
+    """The result of one output.
+
+    `values` and `inside` are room for what the two casts meet and make of it, `lost` (2, 2) for
+    what limits took from acc and from outer.
+    """
     K = a.size
     two, adds = steps.tile != 0, steps.tile != 0 and steps.reload == 0
     register, spilled = np.int64(0) if two else bias, bias
@@ -95,8 +103,24 @@ def watch_dot(a, b, bias, product, acc, outer, steps, row, lost, outputs, casts,
     before, outer_before = registers[0].overflows, registers[1].overflows
     cast_before = casts[0].overflows + casts[1].overflows
     astray, outer_astray, acc_gone, outer_gone = False, False, False, False
-    overflowing, step, stop, tile_end = 0, 0, 0, 0
+    overflowing, step, stop, tile_end, spills = 0, 0, 0, 0, 0
     lost[1] = 0
+    codes = values[1]
+    for k in range(K):
+        values[0, k] = a[k] * b[k]
+    if steps.exact:
+        for k in range(K):
+            codes[k] = values[0, k] << -product.n
+    else:
+        c0, c1, c2, n = constants
+        for k in range(K):
+            if n > 0:
+                x = values[0, k]
+                x = (x + c0 + ((x >> 63) & c1) + ((x >> n) & 1) * c2) >> n
+                codes[k], inside[0, k] = fit(x, product), fits(x, product)
+            else:
+                codes[k], inside[0, k] = cast_one(values[0, k], product, np.int64(0))
+        watch_values(values[0, :K], codes, inside[0], casts[0])
     while stop < K:
         start = stop
         stop = min(start + steps.lanes, K)
@@ -113,17 +137,12 @@ def watch_dot(a, b, bias, product, acc, outer, steps, row, lost, outputs, casts,
                     lost[0] = 0
                     register = stray(np.int64(0), register, acc, ACC, row, step, lost[0],
                                      registers[0], first)
-        total = np.int64(0)
-        if steps.exact:
-            for k in range(start, stop):
-                total += (a[k] * b[k]) << -product.n
-        else:
-            for k in range(start, stop):
-                code, inside = cast_one(a[k] * b[k], product, np.int64(0))
-                total += code
-                watch_cast(a[k] * b[k], code, inside, PRODUCT, row, step, register, casts[0], first)
-                bad |= not inside
-        value = register + total
+        value = register
+        for k in range(start, stop):
+            value += codes[k]
+            if not steps.exact and not inside[0, k]:
+                bad = True
+                keep(first, row, step, PRODUCT, register, values[0, k])
         if fits(value, acc) and not astray:
             register = value
             low, high = min(low, value), max(high, value)
@@ -136,9 +155,12 @@ def watch_dot(a, b, bias, product, acc, outer, steps, row, lost, outputs, casts,
         if stop == K or (two and stop == tile_end):
             acc_gone |= astray and gone(register, acc, lost[0])
             if two:
-                code, inside = cast_one(register, outer, np.int64(0))
-                watch_cast(register, code, inside, SPILL, row, step, spilled, casts[1], first)
-                bad |= not inside
+                code, fitted = cast_one(register, outer, np.int64(0))
+                values[2, spills], values[3, spills], inside[1, spills] = register, code, fitted
+                spills += 1
+                if not fitted:
+                    bad = True
+                    keep(first, row, step, SPILL, spilled, register)
                 value = code if steps.reload else spilled + code
                 if not adds or (fits(value, outer) and not outer_astray):
                     spilled = value
@@ -150,6 +172,7 @@ def watch_dot(a, b, bias, product, acc, outer, steps, row, lost, outputs, casts,
                                     registers[1], first)
         overflowing += np.int64(bad)
         step += 1
+    watch_values(values[2, :spills], values[3], inside[1], casts[1])
     outer_gone = outer_astray and gone(spilled, outer, lost[1])
     close(registers[0], before, acc_gone, low, high)
     close(registers[1], outer_before, outer_gone, outer_low, outer_high)
@@ -182,17 +205,32 @@ def stray(register, value, s, stage, row, step, lost, account, first):
 
 
 @kernel
-def watch_cast(value, code, inside, stage, row, step, register, account, first):
-    """Account for a value that was cast to `code`."""
-    account.low, account.high = min(account.low, value), max(account.high, value)
-    if not inside:
-        account.overflows += 1
-        keep(first, row, step, stage, register, value)
-        return
-    account.codes, account.codes_rest = carried(account.codes + (code >> 32),
-                                                account.codes_rest + (code & LOW_WORD))
-    account.given, account.given_rest = carried(account.given + (value >> 32),
-                                                account.given_rest + (value & LOW_WORD))
+def watch_values(values, codes, inside, account):
+    """Account for values that were cast to codes, in order: how many, and which came first."""
+    low, high, overflows = account.low, account.high, 0
+    # Sums in two words, carried at the end: so many low words fit int64.
+    top, rest, given_top, given_rest = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    for i in range(values.size):
+        low, high = min(low, values[i]), max(high, values[i])
+        if inside[i]:
+            top += codes[i] >> 32
+            rest += codes[i] & LOW_WORD
+            given_top += values[i] >> 32
+            given_rest += values[i] & LOW_WORD
+        else:
+            overflows += 1
+    account.low, account.high = low, high
+    account.overflows += overflows
+    account.codes, account.codes_rest = carried(account.codes + top, account.codes_rest + rest)
+    account.given, account.given_rest = carried(account.given + given_top,
+                                                account.given_rest + given_rest)
+
+
+@kernel(parallel=True)
+def watch_casts(values, codes, inside, accounts):
+    """Account for values (channels, n) that were cast to codes; `accounts` (channels)."""
+    for channel in prange(accounts.size):
+        watch_values(values[channel], codes[channel], inside[channel], accounts[channel])
 
 
 @kernel(inline="always")
