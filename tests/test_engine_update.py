@@ -127,6 +127,22 @@ def test_an_update_through_a_buffer_of_any_size_agrees(size):
     assert got.weight.dtype == got.buffer.dtype == np.int16
 
 
+def test_a_watched_update_through_a_buffer_gives_the_same_and_tells_its_casts():
+    spec = BufferSpec.parse({"weight": "s8f7 stochastic5 sat", "buffer": "s16f12 wrap",
+                             "grad": "s8f12"})
+    state = [filled((60,), getattr(spec, name).format, i).astype(np.int16)
+             for i, name in enumerate(("weight", "buffer", "grad"))]
+    rand = engine.random_operands(60, 5, [1] * 16)
+    want = engine.buffered_sgd(*state, 3, spec, rand)
+    with engine.monitor() as seen:
+        got = engine.buffered_sgd(*state, 3, spec, rand)
+    assert [np.asarray(part).tobytes() for part in got] == [
+        np.asarray(part).tobytes() for part in want]
+    assert [record.label for record in seen] == ["buffer", "step", "weight"]
+    with engine.monitor(), pytest.raises(ValueError, match="weight: code 128 is outside s8f7"):
+        engine.buffered_sgd([128], [0], [0], 3, spec, [0])
+
+
 def test_overflows_of_weight_and_buffer_are_counted_apart():
     # Buffers 32767 + 1 and -32768 - 1 overflow; weight 127 - (-128) and -128 - 128 do.
     got = engine.buffered_sgd([0, 0, 127, -128], [32767, -32768, -32768, 32767], [1, -1, 0, 0], 3,

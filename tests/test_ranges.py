@@ -196,3 +196,9 @@ def test_a_range_never_leaves_the_exponent_register(overflow):
             assert reference.cast_for(rule, [3, 100, -7], frac).format.frac == want
             assert engine.cast_for_codes(rule, np.array([3, 100, -7]), frac, None) == (
                 rule.with_frac(want))
+
+
+def test_choosing_a_range_leaves_no_record_of_a_cast():
+    with engine.monitor() as seen:
+        engine.cast_for_codes(Rule.parse("s8 auto:sweep"), np.array([3, 500]), 0, None)
+    assert not seen

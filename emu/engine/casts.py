@@ -56,13 +56,15 @@ def _cast(codes, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
     x = as_codes(codes, "codes", dtype=None)
     check_width(to.format)
     if (scope := watching()) is None:
-        return _compute(x, frac, to, rand, loads, masked)
-    found = _compute(x, frac, to, rand, loads, masked=True)
+        return unwatched(x, frac, to, rand, loads, masked)
+    found = unwatched(x, frac, to, rand, loads, masked=True)
     watch_cast(scope, "cast", x.astype(np.int64), frac, to, found.codes, found.inside)
     return found
 
 
-def _compute(x: np.ndarray, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
+def unwatched(x: np.ndarray, frac: int, to: Cast, rand=None, loads=None, masked: bool = False
+              ) -> Casted:
+    """`cast` of signed codes that leaves no record; `inside` says nothing unless `masked`."""
     operands = operands_of(to, x.shape, rand, loads)
     c = lane_cast(frac, to)
     lane = lane_for(c, 8 * x.itemsize)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from emu.engine.arrays import flattened, largest
-from emu.engine.casts import cast, encode
+from emu.engine.arrays import as_codes, check_width, flattened, largest
+from emu.engine.casts import encode, unwatched
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.ranges import CHUNK, squared_digits
 from emu.number import MAX_FRAC, RULE_FRAC, Cast, Rounding, Rule
@@ -32,6 +32,7 @@ def cast_for(rule: Rule, x, last: int | None) -> Cast:
 
 def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> Cast:
     """The cast a rule becomes for codes of `frac` fraction bits; zeros keep the frac `last`."""
+    codes = as_codes(codes, "codes", dtype=None)
     most = largest(codes)
     if not most:
         return rule.with_frac(0 if last is None else last)
@@ -74,7 +75,8 @@ def _sweep(rule: Rule, codes: np.ndarray, frac: int, most: int) -> Cast:
 
 def _error(codes: np.ndarray, frac: int, to: Cast) -> int:
     """The sum of squares of what a cast changes, in units of the finer of the two fracs."""
-    cut = cast(codes, frac, to)
+    check_width(to.format)
+    cut = unwatched(codes, frac, to).codes
     up, down = max(to.format.frac - frac, 0), max(frac - to.format.frac, 0)
     if largest(codes) << up >= 1 << 63 or largest(cut) << down >= 1 << 63:
         return sum(((y << down) - (x << up)) ** 2 for x, y in

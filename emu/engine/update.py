@@ -54,7 +54,7 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
         return _sgd_by_casts(spec, state, step, (finer_m, finer_w), rands)
     rands = [operands_of(to, state["grad"].shape, rand) for to, rand in
              zip((spec.momentum, spec.weight), rands, strict=True)]
-    return Updated(*_run(sgd_lanes, spec, state, step, *casts, np.empty(0, lane), *rands))
+    return Updated(*_run(sgd_lanes, spec, state, lane, step, *casts, *rands))
 
 
 def _sgd_by_casts(spec: UpdateSpec, state: dict, step: Step, fracs: tuple, rands: tuple) -> Updated:
@@ -88,8 +88,8 @@ def buffered_sgd(weight, buffer, grad, shift: int, spec: BufferSpec, rand=None) 
     bits = 2 + max(spec.buffer.format.width, spec.grad.format.width + grad_up,
                    spec.weight.format.width)
     rand = operands_of(spec.weight, state["grad"].shape, rand)
-    lane = np.empty(0, _lane(*((c, bits) for c in casts)))
-    return Buffered(*_run(buffered_lanes, spec, state, grad_up, *casts, lane, rand))
+    lane = _lane(*((c, bits) for c in casts))
+    return Buffered(*_run(buffered_lanes, spec, state, lane, grad_up, *casts, rand))
 
 
 def _buffered_by_casts(spec: BufferSpec, state: dict, grad_up: int, drop: int, rand) -> Buffered:
@@ -128,16 +128,21 @@ def _wide(spec, state: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [as_codes(codes, name, getattr(spec, name).format) for name, codes in state.items()]
 
 
-def _run(kernel, spec, state: dict[str, np.ndarray], *constants) -> tuple:
+def _run(kernel, spec, state: dict[str, np.ndarray], lane: np.dtype, *constants) -> tuple:
     """(new first array, new second one, how many of each were outside) of an update."""
-    forms = {name: getattr(spec, name).format for name in state}
-    new = [np.empty(x.shape, x.dtype) for x in state.values()][:2]
-    *outside, held = launch(
-        kernel, 2 * CAST * new[0].size, *(flattened(x, x.dtype) for x in state.values()),
-        np.array([(form.lo, form.hi) for form in forms.values()]), *constants,
-        *(x.reshape(-1) for x in new))
+    dtypes = [x.dtype for x in state.values()]
+    if np.int64 in dtypes:  # who holds a state in int64 is in no hurry: one kernel will do
+        lane, dtypes = np.int64, [np.int64] * 3
+    arrays = [flattened(x, dtype) for x, dtype in zip(state.values(), dtypes, strict=True)]
+    new = [np.empty_like(x) for x in arrays[:2]]
+    forms = [getattr(spec, name).format for name in state]
+    *outside, held = launch(kernel, 2 * CAST * new[0].size, *arrays,
+                            np.array([(form.lo, form.hi) for form in forms]), np.empty(0, lane),
+                            *constants, *new)
     if not held:
         _wide(spec, state)  # which names the code
+    new = [x.reshape(old.shape).astype(old.dtype, copy=False)
+           for x, old in zip(new, state.values(), strict=False)]
     return *new, *map(int, outside)
 
 

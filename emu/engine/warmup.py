@@ -5,13 +5,13 @@ from functools import partial
 
 import numpy as np
 
-from emu.engine import casts, conv, pool, update
-from emu.engine.draws import random_operands
+from emu.engine import casts, conv, pool, ranges, update
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.matmul import matmul
 from emu.engine.monitor import monitor
-from emu.number import Cast
-from emu.spec import MacSpec, UpdateSpec
+from emu.number import Cast, Rule
+from emu.spec import MacSpec
+from emu.update import BufferSpec, UpdateSpec
 
 DROP = "product: s14f-3 {}, acc: {}"
 PATHS = {  # each kernel of the MAC, and hardware that it computes
@@ -43,12 +43,19 @@ def jobs() -> Iterator[tuple[str, Callable]]:
     tiled = MacSpec.parse("{a: s8, b: s8, acc: s20 sat, tile: 8, outer: s24 sat, reload: true}")
     yield "product in two levels", partial(matmul, A, B, tiled)
     yield "product, watched", partial(_watched, tiled)
-    for dtype in (np.int8, np.int16, np.int32, np.int64):
-        for text in ("s8f-2 ties_even sat", "s8f-2 stochastic8 sat"):
-            yield f"cast of {np.dtype(dtype)}, {text}", partial(_cast, A.astype(dtype), text)
+    for dtype in (np.int8, np.int16, np.int32):
+        for width in (8, 16, 32):
+            to = Cast.parse(f"s{width}f-2 ties_even sat")
+            yield (f"cast of {np.dtype(dtype)} to {width} bits",
+                   partial(casts.cast_full, A.astype(dtype), 0, to))
+    for what, to in (("wide", "s60"), ("stochastic", "s8f-2 stochastic8"), ("plain", "s63f4")):
+        yield f"cast, {what}", partial(casts.cast_full, A.astype(np.int64), 0, Cast.parse(to),
+                                       loads=[1] * 16)
+    yield "ranges", partial(ranges.cast_for_codes, Rule.parse("s4 auto:sweep"), A, 0, None)
     yield "float border", partial(casts.quantize, A * 0.25, Cast.parse("s8 ties_even sat"))
     yield "pooling", _pooling
-    yield "update", _update
+    for dtypes in (np.int64,) * 3, (np.int16, np.int32, np.int32):
+        yield f"update of {np.dtype(dtypes[0])} weights", partial(_update, dtypes)
 
 
 def _watched(mac: MacSpec) -> None:
@@ -63,12 +70,6 @@ def _convolutions(mac: MacSpec, path: str) -> None:
     conv.conv2d_grad_weight(X, error, mac, 3, path=path)
 
 
-def _cast(codes: np.ndarray, text: str) -> None:
-    to = Cast.parse(text)
-    rand = random_operands(codes.shape, to.rand_bits, [1] * 16) if to.rand_bits else None
-    casts.cast_full(codes, 0, to, rand)
-
-
 def _pooling() -> None:
     out, index = pool.max_pool2d(X, 2)
     pool.max_pool2d_grad(out, index, X.shape[2:])
@@ -76,7 +77,10 @@ def _pooling() -> None:
     pool.avg_pool2d_grad(shares, 0, Cast.parse("s8 ties_even sat"), X.shape[2:], 2)
 
 
-def _update() -> None:
-    spec = UpdateSpec.parse({"weight": "s16", "momentum": "s16", "grad": "s16", "lr": "u4f4",
+def _update(dtypes: tuple) -> None:
+    spec = UpdateSpec.parse({"weight": "s8", "momentum": "s16", "grad": "s8", "lr": "u4f4",
                              "mu": "u4f4"})
-    update.sgd(*np.zeros((3, 4), np.int16), 1, 1, spec)
+    buffer = BufferSpec.parse({"weight": "s8", "buffer": "s16f6", "grad": "s8"})
+    state = [np.zeros((3, 4), dtype) for dtype in dtypes]
+    update.sgd(*state, 1, 1, spec)
+    update.buffered_sgd(*state, 0, buffer)

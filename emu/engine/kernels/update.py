@@ -42,7 +42,7 @@ def operand(rand, i):
 
 
 @kernel
-def sgd_chunk(weight, momentum, grad, step, to_momentum, to_weight, rails, rand_m, rand_w,
+def sgd_chunk(weight, momentum, grad, rails, step, to_momentum, to_weight, rand_m, rand_w,
               new_weight, new_momentum):
     """`sgd_lanes` on one thread."""
     lane = rails.dtype.type
@@ -71,7 +71,7 @@ def sgd_chunk(weight, momentum, grad, step, to_momentum, to_weight, rails, rand_
 
 
 @kernel(parallel=True)
-def sgd_lanes(weight, momentum, grad, bounds, step, to_momentum, to_weight, rails, rand_m,
+def sgd_lanes(weight, momentum, grad, bounds, rails, step, to_momentum, to_weight, rand_m,
               rand_w, new_weight, new_momentum):
     """The update of flat arrays whose codes are in `bounds` (3, 2), else of no use.
 
@@ -82,15 +82,16 @@ def sgd_lanes(weight, momentum, grad, bounds, step, to_momentum, to_weight, rail
         a, b = k * CHUNK, min(weight.size, (k + 1) * CHUNK)
         strays += (stray(weight[a:b], bounds[0]) or stray(momentum[a:b], bounds[1])
                    or stray(grad[a:b], bounds[2]))
-        found = sgd_chunk(weight[a:b], momentum[a:b], grad[a:b], step, to_momentum, to_weight,
-                          rails, rand_m[a:b], rand_w[a:b], new_weight[a:b], new_momentum[a:b])
+        found = sgd_chunk(weight[a:b], momentum[a:b], grad[a:b], rails, step, to_momentum,
+                          to_weight, rand_m[a:b], rand_w[a:b], new_weight[a:b],
+                          new_momentum[a:b])
         outside_w += found[0]
         outside_m += found[1]
     return outside_w, outside_m, strays == 0
 
 
 @kernel
-def buffered_chunk(weight, buffer, grad, grad_up, to_buffer, to_step, to_weight, rails, rand,
+def buffered_chunk(weight, buffer, grad, rails, grad_up, to_buffer, to_step, to_weight, rand,
                    new_weight, new_buffer):
     """`buffered_lanes` on one thread."""
     lane = rails.dtype.type
@@ -112,7 +113,7 @@ def buffered_chunk(weight, buffer, grad, grad_up, to_buffer, to_step, to_weight,
 
 
 @kernel(parallel=True)
-def buffered_lanes(weight, buffer, grad, bounds, grad_up, to_buffer, to_step, to_weight, rails,
+def buffered_lanes(weight, buffer, grad, bounds, rails, grad_up, to_buffer, to_step, to_weight,
                    rand, new_weight, new_buffer):
     """The update through a buffer; `grad_up` zeros align, `to_step` rounds, the others only fit.
 
@@ -123,8 +124,8 @@ def buffered_lanes(weight, buffer, grad, bounds, grad_up, to_buffer, to_step, to
         a, b = k * CHUNK, min(weight.size, (k + 1) * CHUNK)
         strays += (stray(weight[a:b], bounds[0]) or stray(buffer[a:b], bounds[1])
                    or stray(grad[a:b], bounds[2]))
-        found = buffered_chunk(weight[a:b], buffer[a:b], grad[a:b], grad_up, to_buffer, to_step,
-                               to_weight, rails, rand[a:b], new_weight[a:b], new_buffer[a:b])
+        found = buffered_chunk(weight[a:b], buffer[a:b], grad[a:b], rails, grad_up, to_buffer,
+                               to_step, to_weight, rand[a:b], new_weight[a:b], new_buffer[a:b])
         outside_w += found[0]
         outside_b += found[1]
     return outside_w, outside_b, strays == 0
