@@ -1,13 +1,16 @@
 """Convolution and its two gradients, against the definition; narrow MACs show the order of k."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
 
+import conv_cases
 import numpy as np
 import pytest
 from engine_cases import accounted, filled, stepped, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from path_cases import expected
 from strategies import macs
 
 from emu import MacSpec, engine, reference
@@ -177,6 +180,21 @@ def test_the_gradient_of_x_agrees_under_wide_padding_and_stride(layer, seed):
 @given(layers(padding=9, stride=12), SEEDS)
 def test_the_gradient_of_w_agrees_under_wide_padding_and_stride(layer, seed):
     check_grad_weight(SAT, layer, seed)
+
+
+def test_the_planes_agree_with_im2col_by_every_path():
+    taken, active = Counter(), Counter()
+    for case in range(250):
+        conv_cases.compare(np.random.default_rng([2, case]), taken, active)
+    assert {*conv_cases.PASSES, *expected()} - {"int_mm"} <= {*taken}
+    assert all(active[which] > 50 for which in conv_cases.PASSES), active
+
+
+def test_an_error_that_no_tap_reaches_is_not_read():
+    error, w = np.full((1, 1, 1, 1), 7), np.full((1, 1, 1, 2), 7)
+    got = engine.conv2d_grad_input(error, w, SAT, (1, 3), stride=(1, 3), padding=(0, 9),
+                                   dilation=(1, 20))
+    assert flat(got) == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("block", "want"), [(1, 27), (2, 100), (3, 100)])
