@@ -6,9 +6,11 @@ import numba
 import numpy as np
 import pytest
 from engine_cases import filled
+from path_cases import expected
 
 from emu import Cast, Format, MacSpec, UpdateSpec, engine
 from emu.engine.kernels import jit
+from emu.engine.warmup import PATHS
 
 S8, S20 = Format(8), Format(20)
 X, W = filled((3, 4, 7, 7), S8, 0), filled((6, 2, 3, 3), S8, 1)
@@ -49,6 +51,9 @@ MACS = {
 }
 OPERATIONS = {
     **MACS,
+    **{f"matmul, {path}": lambda path=path, text=text: [engine.matmul(
+        ROWS, COLUMNS, MacSpec.parse(f"{{a: s8, b: s8, {text}}}"), path=path)]
+       for path, text in PATHS.items() if path in expected()},
     **{f"watched {name}": partial(watched, mac) for name, mac in MACS.items()},
     "cast": lambda: engine.cast_full(FLOATS.astype(int), 3, TO),
     "stochastic cast": lambda: engine.cast_full(FLOATS.astype(int), 3, DITHER, OPERANDS),
