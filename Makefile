@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := build/demo
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: .venv/ready  ## train on digits, record a step, replay all vectors on the Verilog
 	rm -rf $(DEMO)
@@ -15,6 +15,11 @@ demo: .venv/ready  ## train on digits, record a step, replay all vectors on the 
 test: .venv/ready  ## lint, then all tests
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest -q
+
+regression: .venv/ready  ## compare 100,000 products and 5,000 convolutions by every path
+	$(BIN)/python tests/regression.py
+	[ "$$(uname -m)" != x86_64 ] || NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma \
+		$(BIN)/python tests/regression.py --cases 10000 --convolutions 500 --sequences 0
 
 vectors: .venv/ready  ## write vectors/ again; the bytes must not change
 	$(BIN)/emu vectors --out vectors
@@ -45,4 +50,4 @@ clean:  ## remove everything that was installed or built
 		-e '.[bench]'
 	@touch $@
 
-.PHONY: help demo test vectors bench setup clean
+.PHONY: help demo test regression vectors bench setup clean
