@@ -14,9 +14,9 @@ from emu.engine.arrays import largest
 from emu.engine.kernels import watch
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import CAST, launch
+from emu.engine.kernels.lanes import rounding_constants
 from emu.engine.kernels.mac import Steps
 from emu.engine.monitor import CastAccount, First, MacAccount, Record, RegisterAccount, Scope
-from emu.engine.paths import rounding_constants
 from emu.number import Cast
 from emu.spec import MacSpec
 

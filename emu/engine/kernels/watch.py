@@ -34,7 +34,7 @@ def watch_matmul(a, by_k, b, bias, product, constants, acc, outer, steps, out, o
                  registers, first):
     """a (M, K) against b (N, K) from bias (M, N), stepped into out (M, N).
 
-    `constants` are those of `paths.rounding_constants` for the product cast, and the bits it drops,
+    `constants` are those of `lanes.rounding_constants` for the product cast, and the bits it drops,
     or zeros where they could leave int64. `by_k` is a as (K, M) where an output is an exact sum
     while no step overflows: with exact products and one level; else it is empty. The records are
     (chunks, N), casts and registers (chunks, N, 2), all zero but for the rows of `first`, -1; rows
