@@ -22,6 +22,8 @@ def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = No
     array = np.asarray(codes)
     if array.size == 0 and not isinstance(codes, np.ndarray):
         array = array.astype(np.int64)  # numpy makes an empty list float
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "iu" or array.dtype == np.uint64:
         raise ValueError(f"{name}: dtype {array.dtype} holds no codes; give int8, int16, int32 or "
                          "int64 (emu.quantize turns floats into codes)")
