@@ -1,11 +1,14 @@
 """Pooling, division and ReLU, against the definition."""
 
+from fractions import Fraction
+
 import numpy as np
+import oracle
 import pytest
 from engine_cases import U64, filled
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import DETERMINISTIC, casts, codes
+from strategies import DETERMINISTIC, casts, codes, formats
 
 from emu import Cast, Format, engine, reference
 
@@ -89,6 +92,138 @@ def test_every_gradient_of_an_average_agrees(shape, lead, seed, to, frac, includ
             for errors in rows(error)]
     got = engine.avg_pool2d_grad(error, frac, to, size, *window, count_include_pad=include)
     assert planes(got) == want
+
+
+# Adaptive windows, restated on fractions: pixel y lies under output i where the intervals
+# [y, y + 1) and [i n / m, (i + 1) n / m) meet.
+
+
+def meets(i, y, n, m):
+    return y + 1 > Fraction(i * n, m) and y < Fraction((i + 1) * n, m)
+
+
+def under(plane, i, j, out):
+    """[(code, flat pixel)] of output (i, j)."""
+    height, width = len(plane), len(plane[0])
+    return [(plane[y][x], y * width + x) for y in range(height) for x in range(width)
+            if meets(i, y, height, out[0]) and meets(j, x, width, out[1])]
+
+
+def outputs(out):
+    return [(i, j) for i in range(out[0]) for j in range(out[1])]
+
+
+@given(pairs(1, 7), pairs(1, 9), LEADS, SEEDS)
+def test_adaptive_maxima_are_those_of_the_fractions(size, out, lead, seed):
+    x = filled((*lead, *size), Format(3), seed)
+    want = [[max(under(plane, i, j, out), key=lambda found: (found[0], -found[1]))
+             for i, j in outputs(out)] for plane in planes(x)]
+    found = [reference.adaptive_max_pool2d(plane, out) for plane in planes(x)]
+    assert [[(code, y * size[1] + z) for code, (y, z) in row] for row in found] == want
+    got = [rows(part) for part in engine.adaptive_max_pool2d(x, out)]
+    assert [list(zip(*row, strict=True)) for row in zip(*got, strict=True)] == want
+
+
+@given(pairs(1, 7), pairs(1, 9), LEADS, SEEDS, casts((1, 12), (-4, 4), stochastic=False),
+       st.integers(-4, 8))
+def test_adaptive_averages_are_rounded_fractions(size, out, lead, seed, to, frac):
+    x = filled((*lead, *size), S8, seed)
+    want = []
+    for plane in planes(x):
+        windows_of = [[code for code, _ in under(plane, i, j, out)] for i, j in outputs(out)]
+        want.append([oracle.cast(Fraction(sum(found), len(found)) / Fraction(2) ** frac, to)
+                     for found in windows_of])
+    assert [reference.adaptive_avg_pool2d(plane, frac, to, out) for plane in planes(x)] == want
+    assert rows(engine.adaptive_avg_pool2d(x, frac, to, out)) == want
+
+
+@given(pairs(1, 7), pairs(1, 9), LEADS, SEEDS, casts((1, 12), (-4, 4), stochastic=False),
+       st.integers(-4, 8))
+def test_adaptive_gradients_are_shares_added_exactly(size, out, lead, seed, to, frac):
+    error = filled((*lead, *out), S8, seed)
+    blank, want = [[0] * size[1]] * size[0], []
+    for errors in rows(error):
+        plane = [0] * (size[0] * size[1])
+        for code, (i, j) in zip(errors, outputs(out), strict=True):
+            pixels = [pixel for _, pixel in under(blank, i, j, out)]
+            for pixel in pixels:
+                plane[pixel] += oracle.cast(Fraction(code, len(pixels)) / Fraction(2) ** frac, to)
+        want.append(np.reshape(plane, size).tolist())
+    assert [reference.adaptive_avg_pool2d_grad(errors, frac, to, size, out)
+            for errors in rows(error)] == want
+    assert planes(engine.adaptive_avg_pool2d_grad(error, frac, to, size)) == want
+
+
+def test_one_adaptive_output_is_the_global_average():
+    x = filled((2, 3, 5, 7), S8, 0)
+    want = engine.avg_pool2d(x, 4, TO, (5, 7)).tolist()
+    assert engine.adaptive_avg_pool2d(x, 4, TO, 1).tolist() == want
+
+
+def test_shares_and_sums_of_adaptive_windows_are_each_others_transpose():
+    x, shares = filled((5, 7), S8, 0), filled((3, 9), S8, 1)
+    sums, count = engine.adaptive_sums(x, (3, 9))
+    assert int((sums * shares).sum()) == int((engine.adaptive_spread(shares, (5, 7)) * x).sum())
+    assert count.sum() == engine.adaptive_spread(np.ones((3, 9), int), (5, 7)).sum()
+
+
+@given(windows(), LEADS, SEEDS, formats((2, 20), (0, 20)), st.sampled_from(DETERMINISTIC),
+       casts((1, 12), (-4, 4)), st.integers(-4, 8), INCLUDE)
+def test_multiply_shift_averages_are_a_product_and_a_cast(shape, lead, seed, form, rounding, to,
+                                                          frac, include):
+    size, (kernel, stride, padding) = shape
+    reciprocal = Cast(form, rounding, 1)
+    x = filled((*lead, *size), S8, seed)
+    sums, divisors = engine.window_sums(x, kernel, stride, padding, include)
+    rand = np.random.default_rng(seed).integers(0, 1 << to.rand_bits, sums.shape)
+    factors = [oracle.value_of(oracle.cast(Fraction(1, d), reciprocal), form)
+               for d in divisors.ravel().tolist()]
+    want = [[oracle.cast(total * factor / Fraction(2) ** frac, to, r)
+             for total, factor, r in zip(*row, strict=True)]
+            for row in zip(rows(sums), [factors] * len(rows(sums)), rows(rand), strict=True)]
+    options = {"count_include_pad": include, "reciprocal": reciprocal}
+    assert [reference.avg_pool2d(plane, frac, to, kernel, stride, padding, **options, rand=r)
+            for plane, r in zip(planes(x), rows(rand), strict=True)] == want
+    assert rows(engine.avg_pool2d(x, frac, to, kernel, stride, padding, **options,
+                                  rand=rand)) == want
+
+
+@given(windows(), LEADS, SEEDS, formats((2, 20), (0, 20)), casts((1, 12), (-4, 4)), INCLUDE)
+def test_multiply_shift_gradients_agree(shape, lead, seed, form, to, include):
+    size, window = shape
+    error = filled((*lead, *engine.max_pool2d(np.zeros(size, int), *window)[0].shape), S8, seed)
+    rand = np.random.default_rng(seed).integers(0, 1 << to.rand_bits, error.shape)
+    options = {"count_include_pad": include, "reciprocal": Cast(form)}
+    want = [reference.avg_pool2d_grad(errors, 3, to, size, *window, **options, rand=r)
+            for errors, r in zip(rows(error), rows(rand), strict=True)]
+    assert planes(engine.avg_pool2d_grad(error, 3, to, size, *window, **options,
+                                         rand=rand)) == want
+
+
+def test_multiply_shift_adapts_too():
+    x, to, reciprocal = filled((2, 5, 7), S8, 0), Cast.parse("s8f2 sat"), Cast.parse("u8f9 to_pos")
+    want = [reference.adaptive_avg_pool2d(plane, 4, to, (2, 3), reciprocal) for plane in planes(x)]
+    assert rows(engine.adaptive_avg_pool2d(x, 4, to, (2, 3), reciprocal)) == want
+    error = filled((2, 2, 3), S8, 1)
+    want = [reference.adaptive_avg_pool2d_grad(errors, 4, to, (5, 7), (2, 3), reciprocal)
+            for errors in rows(error)]
+    assert planes(engine.adaptive_avg_pool2d_grad(error, 4, to, (5, 7), reciprocal)) == want
+
+
+def test_a_reciprocal_of_a_power_of_two_is_a_shift():
+    x = filled((3, 8, 8), S8, 0)
+    want = engine.avg_pool2d(x, 4, TO, 4).tolist()
+    assert engine.avg_pool2d(x, 4, TO, 4, reciprocal=Cast.parse("u1f4")).tolist() == want
+
+
+def test_one_dimension_is_a_unit_axis():
+    x = filled((2, 3, 9), S8, 0)
+    codes, index = engine.max_pool2d(x[..., None, :], (1, 3), (1, 2))
+    want = np.lib.stride_tricks.sliding_window_view(x, 3, 2)[..., ::2, :]
+    assert codes[..., 0, :].tolist() == want.max(-1).tolist()
+    assert index[..., 0, :].tolist() == (want.argmax(-1) + 2 * np.arange(4)).tolist()
+    sums, divisor = engine.window_sums(x[..., None, :], (1, 3), (1, 2))
+    assert (sums[..., 0, :].tolist(), divisor.tolist()) == (want.sum(-1).tolist(), [[3] * 4])
 
 
 def test_padding_is_never_the_maximum():
@@ -217,6 +352,23 @@ def test_what_cannot_be_pooled_is_refused(x, window, message):
     for pool in (engine.max_pool2d, engine.window_sums):
         with pytest.raises(ValueError, match=message):
             pool(x, *window)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: engine.adaptive_sums(np.ones((3, 3), int), 0), "output size 0: needs a whole number"),
+    (lambda: engine.adaptive_max_pool2d(np.ones((3, 3), int), (1, 2, 3)), "output size"),
+    (lambda: engine.adaptive_avg_pool2d(np.full((2, 2), 2**61), 0, TO, 1), "the sum of 4 of them"),
+    (lambda: engine.adaptive_spread(np.full((4, 4), 2**61), (2, 2)), "the sum of 4 of them"),
+    (lambda: engine.avg_pool2d(np.full((2, 2), 2**50), 0, TO, 2, reciprocal=Cast.parse("u14f15")),
+     "the product needs 67 bits, the limit is 63"),
+    (lambda: engine.avg_pool2d(np.ones((2, 2), int), 0, TO, 2,
+                               reciprocal=Cast.parse("u8f8 stochastic4")), "deterministic"),
+    (lambda: engine.avg_pool2d(np.ones((2, 2), int), 0, Cast.parse("s8 stochastic4"), 2,
+                               reciprocal=Cast.parse("u8f8")), "needs a random operand of 4 bits"),
+])
+def test_what_no_window_or_product_holds_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_stochastic_averages_are_refused():

@@ -40,11 +40,17 @@ from emu.engine.monitor import (
 )
 from emu.engine.paths import offer_int_mm
 from emu.engine.pool import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_grad,
+    adaptive_max_pool2d,
+    adaptive_spread,
+    adaptive_sums,
     avg_pool2d,
     avg_pool2d_grad,
     divide,
     max_pool2d,
     max_pool2d_grad,
+    multiply_shift,
     relu,
     relu_grad,
     window_spread,
@@ -54,12 +60,13 @@ from emu.engine.ranges import cast_for, cast_for_codes
 from emu.engine.update import buffered_sgd, sgd
 
 __all__ = [
-    "CastAccount", "Casted", "First", "Geometry", "MacAccount", "Record", "RegisterAccount", "add",
-    "avg_pool2d", "avg_pool2d_grad", "buffered_sgd", "cast", "cast_for", "cast_for_codes",
-    "cast_full", "conv1d", "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input",
-    "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
+    "CastAccount", "Casted", "First", "Geometry", "MacAccount", "Record", "RegisterAccount",
+    "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread",
+    "adaptive_sums", "add", "avg_pool2d", "avg_pool2d_grad", "buffered_sgd", "cast", "cast_for",
+    "cast_for_codes", "cast_full", "conv1d", "conv1d_grad_input", "conv1d_grad_weight", "conv2d",
+    "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
     "conv_transpose2d_grad_weight", "dequantize", "divide", "encode", "encode_for", "load_words",
-    "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "named", "narrowed", "offer_int_mm",
-    "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale", "resumed", "sgd",
-    "watching", "window_spread", "window_sums",
+    "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
+    "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
+    "resumed", "sgd", "watching", "window_spread", "window_sums",
 ]

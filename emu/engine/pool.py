@@ -1,16 +1,115 @@
-"""Pooling and ReLU on codes, forward and backward. Planes are the last two axes."""
+"""Pooling and ReLU on codes, forward and backward.
+
+Planes are the last two axes; a 1-d pool is one with a unit axis: x (..., 1, W), kernel (1, k).
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
 from emu.engine.arrays import as_codes, check_width, largest, narrowed, pair
-from emu.engine.casts import Casted
+from emu.engine.casts import Casted, cast_full
 from emu.engine.conv import Geometry
+from emu.engine.exact import divide_int
 from emu.engine.kernels.casts import divide_array, stage
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.pool import max_pool, scatter, spread_windows, window_sum
 from emu.engine.monitor import watching
 from emu.engine.watched import watch_cast
 from emu.number import Cast, Rounding
+
+
+class Windows(NamedTuple):
+    """The rows (OH, 2) and columns (OW, 2), first and behind the last, under each output."""
+
+    ys: np.ndarray
+    xs: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(OH, OW)."""
+        return len(self.ys), len(self.xs)
+
+    @property
+    def count(self) -> np.ndarray:
+        """The pixels under each output (OH, OW)."""
+        return np.outer(*(side[:, 1] - side[:, 0] for side in self))
+
+
+def _sliding(size: tuple, kernel, stride, padding) -> tuple[Windows, int]:
+    """The windows of one kernel, cut to the plane, and its area."""
+    kernel = pair(kernel, "kernel", 1)
+    geometry = Geometry(kernel if stride is None else stride, padding)
+    if any(2 * p > k for p, k in zip(geometry.padding, kernel, strict=True)):
+        raise ValueError(f"padding {geometry.padding}: at most half the kernel {kernel}, so that "
+                         "every window has a real pixel")
+    sides = []
+    for n, m, k, s, p in zip(size, geometry.out_size(size, kernel), kernel, geometry.stride,
+                             geometry.padding, strict=True):
+        first = np.arange(m) * s - p
+        sides.append(np.stack([np.maximum(first, 0), np.minimum(first + k, n)], 1))
+    return Windows(*sides), kernel[0] * kernel[1]
+
+
+def _adaptive(size: tuple, out) -> Windows:
+    """Windows from floor(i n / m) to ceil((i + 1) n / m), which share a plane among m outputs."""
+    sides = []
+    for n, m in zip(size, pair(out, "output size", 1), strict=True):
+        i = np.arange(m)
+        sides.append(np.stack([i * n // m, -(-(i + 1) * n // m)], 1))
+    return Windows(*sides)
+
+
+def _planes(x) -> np.ndarray:
+    """x (..., H, W) as int64 codes (P, H, W)."""
+    x = as_codes(x, "x")
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        raise ValueError(f"x: shape {x.shape} has no planes; needs at least 2 axes, and pixels")
+    return x.reshape(int(np.prod(x.shape[:-2])), *x.shape[-2:])
+
+
+def _max(x, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+    planes = _planes(x)
+    out = np.empty((len(planes), *windows.size), np.int64)
+    index = np.empty_like(out)
+    launch(max_pool, len(planes) * int(windows.count.sum()), planes, *windows, out, index)
+    shape = (*np.shape(x)[:-2], *windows.size)
+    return out.reshape(shape).astype(np.asarray(x).dtype), index.reshape(shape)
+
+
+def _sums(x, windows: Windows) -> np.ndarray:
+    planes = _planes(x)
+    _check_sum(planes, int(windows.count.max()))
+    out = np.empty((len(planes), *windows.size), np.int64)
+    launch(window_sum, len(planes) * int(windows.count.sum()), planes, *windows, out)
+    return out.reshape(*np.shape(x)[:-2], *windows.size)
+
+
+def _spread(shares, size, windows: Windows) -> np.ndarray:
+    shares = as_codes(shares, "shares")
+    if windows.size != shares.shape[-2:]:
+        raise ValueError(f"shares {shares.shape}: windows on {tuple(size)} give {windows.size}")
+    _check_sum(shares, int(np.prod([_overlap(side) for side in windows])))
+    out = np.zeros((*shares.shape[:-2], *size), np.int64)
+    planes = _planes(out)  # of the same memory
+    launch(spread_windows, len(planes) * int(windows.count.sum()),
+           shares.reshape(len(planes), *windows.size), *windows, planes)
+    return out
+
+
+def _overlap(side: np.ndarray) -> int:
+    """How many windows of one side cover the same pixel, at most."""
+    steps = np.zeros(side.max() + 1, np.int64)
+    np.add.at(steps, side[:, 0], 1)
+    np.add.at(steps, side[:, 1], -1)
+    return int(np.cumsum(steps).max())
+
+
+def _check_sum(codes: np.ndarray, terms: int) -> None:
+    """Raise ValueError if the sum of so many of these codes could leave int64."""
+    if largest(codes) * terms >> 63:
+        raise ValueError(f"codes up to {largest(codes)}: the sum of {terms} of them could leave "
+                         "int64; use narrower codes")
 
 
 def relu(x) -> np.ndarray:
@@ -28,13 +127,12 @@ def max_pool2d(x, kernel, stride=None, padding=0) -> tuple[np.ndarray, np.ndarra
 
     The first maximum in row-major order wins, padding never does.
     """
-    planes, kernel, stride, padding, size = _windows(x, kernel, stride, padding)
-    out = np.empty((planes.shape[0], *size), np.int64)
-    index = np.empty_like(out)
-    launch(max_pool, out.size * kernel[0] * kernel[1], planes, kernel, stride,
-                   padding, out, index)
-    shape = (*np.shape(x)[:-2], *size)
-    return out.reshape(shape).astype(np.asarray(x).dtype), index.reshape(shape)
+    return _max(x, _sliding(_planes(x).shape[1:], kernel, stride, padding)[0])
+
+
+def adaptive_max_pool2d(x, out) -> tuple[np.ndarray, np.ndarray]:
+    """x (..., H, W) -> (codes, index) (..., *out), of the first maximum in each adaptive window."""
+    return _max(x, _adaptive(_planes(x).shape[1:], out))
 
 
 def max_pool2d_grad(error, index, size) -> np.ndarray:
@@ -47,7 +145,7 @@ def max_pool2d_grad(error, index, size) -> np.ndarray:
     lead = int(np.prod(error.shape[:-2]))
     out = np.zeros((lead, size[0] * size[1]), np.int64)
     launch(scatter, error.size, error.reshape(lead, *error.shape[-2:]),
-                   index.reshape(lead, *error.shape[-2:]), out)
+           index.reshape(lead, *error.shape[-2:]), out)
     return out.reshape(*error.shape[:-2], *size)
 
 
@@ -57,50 +155,99 @@ def window_sums(x, kernel, stride=None, padding=0, count_include_pad: bool = Tru
 
     The divisor is the window's area, or without `count_include_pad` its number of real pixels.
     """
-    planes, kernel, stride, padding, size = _windows(x, kernel, stride, padding)
-    _check_sum(planes, kernel[0] * kernel[1])
-    out, count = np.empty((planes.shape[0], *size), np.int64), np.empty(size, np.int64)
-    launch(window_sum, out.size * kernel[0] * kernel[1], planes, kernel, stride,
-                   padding, out, count)
-    divisor = np.full(size, kernel[0] * kernel[1]) if count_include_pad else count
-    return out.reshape(*np.shape(x)[:-2], *size), divisor
+    windows, area = _sliding(_planes(x).shape[1:], kernel, stride, padding)
+    return _sums(x, windows), np.full(windows.size, area) if count_include_pad else windows.count
 
 
 def window_spread(shares, size, kernel, stride=None, padding=0) -> np.ndarray:
     """Add each share (..., OH, OW) to all real pixels under its window: int64 (..., *size)."""
-    shares = as_codes(shares, "shares")
-    blank = np.zeros((*shares.shape[:-2], *size), np.int64)
-    planes, kernel, stride, padding, want = _windows(blank, kernel, stride, padding)
-    if want != shares.shape[-2:]:
-        raise ValueError(f"shares {shares.shape}: windows on {tuple(size)} give {want}")
-    _check_sum(shares, kernel[0] * kernel[1])
-    launch(spread_windows, shares.size * kernel[0] * kernel[1],
-                   shares.reshape(len(planes), *want), kernel, stride, padding, planes)
-    return planes.reshape(blank.shape)
+    return _spread(shares, size, _sliding(tuple(size), kernel, stride, padding)[0])
+
+
+def adaptive_sums(x, out) -> tuple[np.ndarray, np.ndarray]:
+    """x (..., H, W) -> int64 sums (..., *out) of the adaptive windows, and their pixels (*out)."""
+    windows = _adaptive(_planes(x).shape[1:], out)
+    return _sums(x, windows), windows.count
+
+
+def adaptive_spread(shares, size) -> np.ndarray:
+    """Add each share (..., *out) to all pixels of its adaptive window: int64 (..., *size)."""
+    return _spread(shares, size, _adaptive(tuple(size), np.shape(shares)[-2:]))
 
 
 def avg_pool2d(x, frac: int, to: Cast, kernel, stride=None, padding=0,
-               count_include_pad: bool = True) -> np.ndarray:
-    """x (..., H, W) with `frac` -> the sum under each window over its divisor, one rounding."""
+               count_include_pad: bool = True, reciprocal: Cast | None = None, rand=None
+               ) -> np.ndarray:
+    """x (..., H, W) with `frac` -> the sum under each window over its divisor, one rounding.
+
+    With `reciprocal` by `multiply_shift`: the sum times the code of 1 / divisor in that cast.
+    """
     sums, divisor = window_sums(x, kernel, stride, padding, count_include_pad)
-    return divide(sums, divisor, frac, to).codes
+    return _average(sums, divisor, frac, to, reciprocal, rand)
 
 
 def avg_pool2d_grad(error, frac: int, to: Cast, size, kernel, stride=None, padding=0,
-                    count_include_pad: bool = True) -> np.ndarray:
+                    count_include_pad: bool = True, reciprocal: Cast | None = None, rand=None
+                    ) -> np.ndarray:
     """Each window's error divided in the cast `to`, then added exactly to its real pixels.
 
     error (..., OH, OW) with `frac` -> int64 codes (..., *size) at `to`'s frac.
     """
-    _, divisor = window_sums(np.zeros((1, *size), np.int64), kernel, stride, padding,
-                             count_include_pad)
+    windows, area = _sliding(tuple(size), kernel, stride, padding)
+    divisor = np.full(windows.size, area) if count_include_pad else windows.count
+    return _average_grad(error, frac, to, size, windows, divisor, reciprocal, rand)
+
+
+def adaptive_avg_pool2d(x, frac: int, to: Cast, out, reciprocal: Cast | None = None, rand=None
+                        ) -> np.ndarray:
+    """x (..., H, W) with `frac` -> the average of each adaptive window (..., *out).
+
+    `out` 1 is the global average. The divisor is the window's number of pixels.
+    """
+    return _average(*adaptive_sums(x, out), frac, to, reciprocal, rand)
+
+
+def adaptive_avg_pool2d_grad(error, frac: int, to: Cast, size, reciprocal: Cast | None = None,
+                             rand=None) -> np.ndarray:
+    """Each error (..., *out) divided in the cast `to`, then added exactly: (..., *size)."""
+    windows = _adaptive(tuple(size), np.shape(error)[-2:])
+    return _average_grad(error, frac, to, size, windows, windows.count, reciprocal, rand)
+
+
+def _average(sums, divisor, frac, to, reciprocal, rand) -> np.ndarray:
+    if reciprocal is None:
+        return divide(sums, divisor, frac, to).codes
+    return multiply_shift(sums, divisor, frac, reciprocal, to, rand).codes
+
+
+def _average_grad(error, frac, to, size, windows, divisor, reciprocal, rand) -> np.ndarray:
     if divisor.shape != np.shape(error)[-2:]:
         raise ValueError(f"error {np.shape(error)}: windows on {tuple(size)} give {divisor.shape}")
-    return window_spread(divide(error, divisor, frac, to).codes, size, kernel, stride, padding)
+    return _spread(_average(error, divisor, frac, to, reciprocal, rand), size, windows)
+
+
+def multiply_shift(x, divisor: np.ndarray, frac: int, reciprocal: Cast, to: Cast, rand=None
+                   ) -> Casted:
+    """x (..., H, W) times the code of 1 / divisor (H, W) in `reciprocal`, as codes of `to`.
+
+    The division is one of constants; what hardware does to x is a product and a cast.
+    """
+    x = as_codes(x, "codes")
+    if reciprocal.rounding == Rounding.STOCHASTIC:
+        raise ValueError(f"reciprocal {reciprocal}: a constant is rounded once; use a "
+                         "deterministic rounding")
+    areas, index = np.unique(divisor, return_inverse=True)
+    factor = np.array([divide_int(1, area, 0, reciprocal) for area in areas.tolist()], np.int64)
+    factor = factor[index].reshape(divisor.shape)
+    bits = largest(x).bit_length() + largest(factor).bit_length()
+    if bits > 63:
+        raise ValueError(f"multiply-shift of {largest(x).bit_length()}-bit codes by {reciprocal}: "
+                         f"the product needs {bits} bits, the limit is 63; narrow the reciprocal")
+    return cast_full(x * factor, frac + reciprocal.format.frac, to, rand)
 
 
 def divide(x, divisor: np.ndarray, frac: int, to: Cast) -> Casted:
-    """x (..., H, W) with `frac`, over positive divisors (H, W), as codes of `to`: one rounding."""
+    """x with `frac` over positive divisors of its shape, or broadcast to it: one cast `to`."""
     x, divisor = as_codes(x, "codes"), as_codes(divisor, "divisor")
     if divisor.size and divisor.min() < 1:
         raise ValueError(f"divisor {divisor.min()}: needs whole numbers of at least 1")
@@ -122,24 +269,3 @@ def divide(x, divisor: np.ndarray, frac: int, to: Cast) -> Casted:
     if (scope := watching()) is not None:
         watch_cast(scope, "divide", x, frac, to, out, inside, np.broadcast_to(divisor, x.shape))
     return Casted(narrowed(out, to.format), inside, int(outside))
-
-
-def _check_sum(codes: np.ndarray, terms: int) -> None:
-    """Raise ValueError if the sum of so many of these codes could leave int64."""
-    if largest(codes) * terms >> 63:
-        raise ValueError(f"codes up to {largest(codes)}: the sum of {terms} of them could leave "
-                         "int64; use narrower codes")
-
-
-def _windows(x, kernel, stride, padding):
-    x = as_codes(x, "x")
-    if x.ndim < 2 or 0 in x.shape[-2:]:
-        raise ValueError(f"x: shape {x.shape} has no planes; needs at least 2 axes, and pixels")
-    kernel = pair(kernel, "kernel", 1)
-    geometry = Geometry(kernel if stride is None else stride, padding)
-    if any(2 * p > k for p, k in zip(geometry.padding, kernel, strict=True)):
-        raise ValueError(f"padding {geometry.padding}: at most half the kernel {kernel}, so that "
-                         "every window has a real pixel")
-    planes = x.reshape(int(np.prod(x.shape[:-2])), *x.shape[-2:])
-    size = geometry.out_size(x.shape[-2:], kernel)
-    return planes, kernel, geometry.stride, geometry.padding, size

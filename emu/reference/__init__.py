@@ -32,7 +32,15 @@ from emu.reference.monitor import (
     watch_divide,
     watch_dot,
 )
-from emu.reference.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
+from emu.reference.pool import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_grad,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    avg_pool2d_grad,
+    max_pool2d,
+    max_pool2d_grad,
+)
 from emu.reference.ranges import cast_for, float_codes
 from emu.reference.sums import (
     bias_grad,
@@ -49,9 +57,10 @@ from emu.reference.sums import (
 from emu.reference.update import buffered_sgd, sgd
 
 __all__ = [
-    "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount", "add",
-    "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "bias_grad", "bias_grad_terms", "buffered_sgd",
-    "cast", "cast_account", "cast_for", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms",
+    "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount",
+    "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "add", "aligned_sum",
+    "avg_pool2d", "avg_pool2d_grad", "bias_grad", "bias_grad_terms", "buffered_sgd", "cast",
+    "cast_account", "cast_for", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms",
     "conv2d_grad_weight", "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps",
     "fit", "fitted_values", "float_codes", "lfsr_draw", "load_words", "matmul", "matmul_terms",
     "max_pool2d", "max_pool2d_grad", "overflows", "passes", "quantize", "random_operands", "relu",
