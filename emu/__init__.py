@@ -8,18 +8,22 @@ import importlib
 from emu.affine import Rescale, multiplier_and_shift
 from emu.number import Cast, Format, Overflow, Rounding, Rule
 from emu.spec import LayerSpec, MacSpec
+from emu.table import SoftmaxSpec, Table
 from emu.update import BufferSpec, UpdateSpec
 
 __version__ = "0.1.0"
 
 # Imported on first use, as numba takes longer to load than everything else together.
-_ENGINE = ("cast", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "dequantize", "load_words",
-           "matmul", "monitor", "passes", "quantize", "random_operands", "rescale")
+_ENGINE = ("cast", "conv2d", "conv2d_grad_input",
+           "conv2d_grad_weight", "cross_entropy", "dequantize", "load_words",
+           "lookup", "matmul", "monitor", "passes", "quantize",
+           "random_operands", "rescale", "softmax")
 _MODULES = ("bounds", "cosim", "engine", "golden", "lab", "nn", "reference")
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
-    "BufferSpec", "Cast", "Format", "LayerSpec", "MacSpec", "Overflow", "Rescale", "Rounding",
-    "Rule", "UpdateSpec", "multiplier_and_shift", *_ENGINE, *_MODULES, "presets"]
+    "BufferSpec", "Cast", "Format", "LayerSpec", "MacSpec", "Overflow",
+    "Rescale", "Rounding", "Rule", "SoftmaxSpec", "Table", "UpdateSpec",
+    "multiplier_and_shift", *_ENGINE, *_MODULES, "presets"]
 
 
 def __getattr__(name: str):

@@ -68,6 +68,16 @@ def check_keys(mapping: object, known: Iterable[str], what: str) -> None:
             raise unknown(f"{what} key", key, known)
 
 
+def parse_fields(cls: type, text: str | Mapping, what: str, *needed: str) -> Mapping:
+    """The items of a mapping or its text, whose keys are fields of `cls`, among them `needed`."""
+    items = parse_mapping(text) if isinstance(text, str) else text
+    check_keys(items, [field.name for field in fields(cls)], what)
+    missing = [name for name in needed if name not in items]
+    if missing:
+        raise ValueError(f"{what}: {missing[0]!r} is missing; it needs {', '.join(needed)}")
+    return items
+
+
 def mapping_text(value: object) -> str:
     """The fields of a dataclass that are not None, as a mapping of texts."""
     shown = {field.name: getattr(value, field.name) for field in fields(value)}

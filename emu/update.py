@@ -17,9 +17,8 @@ from emu.number import (
     Rounding,
     _Text,
     check_cast,
-    check_keys,
     mapping_text,
-    parse_mapping,
+    parse_fields,
 )
 
 
@@ -35,12 +34,7 @@ class _Casts(_Text):
         """A mapping of cast texts."""
         if isinstance(text, cls):
             return text
-        items = parse_mapping(text) if isinstance(text, str) else text
-        names = [f.name for f in fields(cls)]
-        check_keys(items, names, "update")
-        missing = [name for name in names if name not in items]
-        if missing:
-            raise ValueError(f"update: {missing[0]!r} is missing; it needs {', '.join(names)}")
+        items = parse_fields(cls, text, "update", *(f.name for f in fields(cls)))
         return cls(**{key: Cast.parse(str(value)) for key, value in items.items()})
 
     def __str__(self) -> str:

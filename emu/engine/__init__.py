@@ -57,16 +57,25 @@ from emu.engine.pool import (
     window_sums,
 )
 from emu.engine.ranges import cast_for, cast_for_codes
+from emu.engine.table import (
+    CrossEntropy,
+    cross_entropy,
+    lookup,
+    lookup_grad,
+    softmax,
+    table_entries,
+)
 from emu.engine.update import buffered_sgd, sgd
 
 __all__ = [
-    "CastAccount", "Casted", "First", "Geometry", "MacAccount", "Record", "RegisterAccount",
-    "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread",
-    "adaptive_sums", "add", "avg_pool2d", "avg_pool2d_grad", "buffered_sgd", "cast", "cast_for",
-    "cast_for_codes", "cast_full", "conv1d", "conv1d_grad_input", "conv1d_grad_weight", "conv2d",
-    "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
-    "conv_transpose2d_grad_weight", "dequantize", "divide", "encode", "encode_for", "load_words",
-    "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
-    "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
-    "resumed", "sgd", "watching", "window_spread", "window_sums",
+    "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount", "Record",
+    "RegisterAccount", "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d",
+    "adaptive_spread", "adaptive_sums", "add", "avg_pool2d", "avg_pool2d_grad", "buffered_sgd",
+    "cast", "cast_for", "cast_for_codes", "cast_full", "conv1d", "conv1d_grad_input",
+    "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d",
+    "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight", "cross_entropy", "dequantize",
+    "divide", "encode", "encode_for", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d",
+    "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed", "offer_int_mm", "passes",
+    "quantize", "random_operands", "relu", "relu_grad", "rescale", "resumed", "sgd", "softmax",
+    "table_entries", "watching", "window_spread", "window_sums",
 ]

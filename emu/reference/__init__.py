@@ -54,6 +54,7 @@ from emu.reference.sums import (
     matmul,
     matmul_terms,
 )
+from emu.reference.table import cross_entropy, lookup, lookup_grad, softmax, table_entries
 from emu.reference.update import buffered_sgd, sgd
 
 __all__ = [
@@ -61,9 +62,9 @@ __all__ = [
     "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "add", "aligned_sum",
     "avg_pool2d", "avg_pool2d_grad", "bias_grad", "bias_grad_terms", "buffered_sgd", "cast",
     "cast_account", "cast_for", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms",
-    "conv2d_grad_weight", "conv2d_grad_weight_terms", "conv2d_terms", "divide", "dot", "dot_steps",
-    "fit", "fitted_values", "float_codes", "lfsr_draw", "load_words", "matmul", "matmul_terms",
-    "max_pool2d", "max_pool2d_grad", "overflows", "passes", "quantize", "random_operands", "relu",
-    "relu_grad", "rescale", "round_divide", "round_shift", "sgd", "watch_cast", "watch_divide",
-    "watch_dot",
+    "conv2d_grad_weight", "conv2d_grad_weight_terms", "conv2d_terms", "cross_entropy", "divide",
+    "dot", "dot_steps", "fit", "fitted_values", "float_codes", "lfsr_draw", "load_words", "lookup",
+    "lookup_grad", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad", "overflows", "passes",
+    "quantize", "random_operands", "relu", "relu_grad", "rescale", "round_divide", "round_shift",
+    "sgd", "softmax", "table_entries", "watch_cast", "watch_divide", "watch_dot",
 ]
