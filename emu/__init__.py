@@ -6,6 +6,7 @@
 import importlib
 
 from emu.affine import Rescale, multiplier_and_shift
+from emu.norm import NormGradSpec, NormSpec, RunningSpec
 from emu.number import Cast, Format, Overflow, Rounding, Rule
 from emu.spec import LayerSpec, MacSpec
 from emu.table import SoftmaxSpec, Table
@@ -14,15 +15,15 @@ from emu.update import BufferSpec, UpdateSpec
 __version__ = "0.1.0"
 
 # Imported on first use, as numba takes longer to load than everything else together.
-_ENGINE = ("cast", "conv2d", "conv2d_grad_input",
-           "conv2d_grad_weight", "cross_entropy", "dequantize", "load_words",
-           "lookup", "matmul", "monitor", "passes", "quantize",
-           "random_operands", "rescale", "softmax")
+_ENGINE = ("batch_norm", "batch_norm_grad", "cast", "conv2d", "conv2d_grad_input",
+           "conv2d_grad_weight", "cross_entropy", "dequantize", "frozen_norm", "load_words",
+           "lookup", "matmul", "monitor", "norm_statistics", "passes", "quantize",
+           "random_operands", "rescale", "running_norm", "softmax")
 _MODULES = ("bounds", "cosim", "engine", "golden", "lab", "nn", "reference")
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
-    "BufferSpec", "Cast", "Format", "LayerSpec", "MacSpec", "Overflow",
-    "Rescale", "Rounding", "Rule", "SoftmaxSpec", "Table", "UpdateSpec",
+    "BufferSpec", "Cast", "Format", "LayerSpec", "MacSpec", "NormGradSpec", "NormSpec", "Overflow",
+    "Rescale", "Rounding", "Rule", "RunningSpec", "SoftmaxSpec", "Table", "UpdateSpec",
     "multiplier_and_shift", *_ENGINE, *_MODULES, "presets"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from engine_cases import filled
 from path_cases import expected
 
-from emu import Cast, Format, MacSpec, UpdateSpec, engine
+from emu import Cast, Format, MacSpec, NormSpec, SoftmaxSpec, Table, UpdateSpec, engine
 from emu.engine.kernels import jit
 from emu.engine.warmup import PATHS
 
@@ -27,6 +27,15 @@ TWO_LEVEL = MacSpec.parse("{a: s8, b: s8, acc: s16 sat, tile: 4, outer: s18f-1 t
 TO, DITHER = Cast.parse("s8 ties_even sat"), Cast.parse("s8 stochastic8 sat")
 SPEC = UpdateSpec.parse({"weight": "s12f4 stochastic8 sat", "momentum": "s12f4 to_neg sat",
                          "grad": "s8f4", "lr": "u6f6", "mu": "u4f4"})
+NORM = NormSpec.parse({
+    "x": "s8", "mean": "s8f2", "var": "u20f4", "std": "u12f4", "xhat": "s8f5", "gamma": "s8f6",
+    "beta": "s8", "y": "s8 stochastic8 sat", "backward": {
+        "error": "s8", "mean_error": "s8f4", "mean_product": "s8f4", "scale": "s8f6",
+        "grad_x": "s8 stochastic8", "grad_gamma": "s16", "grad_beta": "s16"}})
+PER_CHANNEL = [filled((4,), Format(7, 0, False), 12)] * 2
+SLOPE = Table.parse("{x: s8f4, y: s9f7 sat, function: grad_gelu}")
+SOFTMAX = SoftmaxSpec.parse("{x: s8f4, exp: u12f11 sat, prob: u8f8 sat, loss: u8f5 sat}")
+DRAWS = engine.random_operands(X.shape, 8, engine.load_words(0, 0, "site", "forward", 1))
 
 
 def update():
@@ -66,6 +75,13 @@ OPERATIONS = {
     "gradient of average pool": lambda: [engine.avg_pool2d_grad(filled((3, 4, 4, 4), S8, 11), 4,
                                                                 TO, (7, 7), 3, 2, 1)],
     "sgd": update,
+    "statistics": lambda: engine.norm_statistics(X, NORM),
+    "batch norm": lambda: engine.batch_norm(X, *PER_CHANNEL, *PER_CHANNEL, NORM, DRAWS),
+    "gradients of batch norm": lambda: engine.batch_norm_grad(
+        X, filled(X.shape, S8, 13), *PER_CHANNEL, NORM, rand={"grad_x": DRAWS}),
+    "lookup": lambda: [engine.lookup(X, SLOPE)],
+    "gradient of a lookup": lambda: engine.lookup_grad(X, 2, X, SLOPE, DITHER, DRAWS),
+    "cross entropy": lambda: engine.cross_entropy(ROWS, np.arange(9), SOFTMAX),
 }
 
 

@@ -38,6 +38,16 @@ from emu.engine.monitor import (
     named,
     watching,
 )
+from emu.engine.norm import (
+    Normed,
+    NormGrads,
+    Statistics,
+    batch_norm,
+    batch_norm_grad,
+    frozen_norm,
+    norm_statistics,
+    running_norm,
+)
 from emu.engine.paths import offer_int_mm
 from emu.engine.pool import (
     adaptive_avg_pool2d,
@@ -68,14 +78,16 @@ from emu.engine.table import (
 from emu.engine.update import buffered_sgd, sgd
 
 __all__ = [
-    "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount", "Record",
-    "RegisterAccount", "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d",
-    "adaptive_spread", "adaptive_sums", "add", "avg_pool2d", "avg_pool2d_grad", "buffered_sgd",
-    "cast", "cast_for", "cast_for_codes", "cast_full", "conv1d", "conv1d_grad_input",
-    "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d",
+    "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount", "NormGrads",
+    "Normed", "Record", "RegisterAccount", "Statistics", "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread", "adaptive_sums", "add",
+    "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "buffered_sgd", "cast",
+    "cast_for", "cast_for_codes", "cast_full", "conv1d", "conv1d_grad_input", "conv1d_grad_weight",
+    "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d",
     "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight", "cross_entropy", "dequantize",
-    "divide", "encode", "encode_for", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d",
-    "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed", "offer_int_mm", "passes",
-    "quantize", "random_operands", "relu", "relu_grad", "rescale", "resumed", "sgd", "softmax",
-    "table_entries", "watching", "window_spread", "window_sums",
+    "divide", "encode", "encode_for", "frozen_norm", "load_words", "lookup", "lookup_grad",
+    "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
+    "norm_statistics", "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad",
+    "rescale", "resumed", "running_norm", "sgd", "softmax", "table_entries", "watching",
+    "window_spread", "window_sums",
 ]

@@ -5,12 +5,14 @@ from functools import partial
 
 import numpy as np
 
-from emu.engine import casts, conv, pool, ranges, update
+from emu.engine import casts, conv, norm, pool, ranges, table, update
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.matmul import matmul
 from emu.engine.monitor import monitor
+from emu.norm import NormSpec
 from emu.number import Cast, Rule
 from emu.spec import MacSpec
+from emu.table import SoftmaxSpec
 from emu.update import BufferSpec, UpdateSpec
 
 DROP = "product: s14f-3 {}, acc: {}"
@@ -54,6 +56,8 @@ def jobs() -> Iterator[tuple[str, Callable]]:
     yield "ranges", partial(ranges.cast_for_codes, Rule.parse("s4 auto:sweep"), A, 0, None)
     yield "float border", partial(casts.quantize, A * 0.25, Cast.parse("s8 ties_even sat"))
     yield "pooling", _pooling
+    yield "batch norm", _norm
+    yield "tables", _tables
     for dtypes in (np.int64,) * 3, (np.int16, np.int32, np.int32):
         yield f"update of {np.dtype(dtypes[0])} weights", partial(_update, dtypes)
 
@@ -75,6 +79,24 @@ def _pooling() -> None:
     pool.max_pool2d_grad(out, index, X.shape[2:])
     shares = pool.avg_pool2d(X, 0, Cast.parse("s8 ties_even sat"), 2)
     pool.avg_pool2d_grad(shares, 0, Cast.parse("s8 ties_even sat"), X.shape[2:], 2)
+
+
+def _norm() -> None:
+    for bits in (8, 30):  # in lanes of 32 bits, and of 64
+        spec = NormSpec.parse({
+            "x": "s8", "mean": "s8", "var": "u16", "std": "u8", "xhat": "s8", "gamma": f"s{bits}",
+            "beta": "s8", "y": "s8", "backward": {
+                "error": "s8", "mean_error": "s8", "mean_product": "s8", "scale": f"s{bits}",
+                "grad_x": "s8", "grad_gamma": "s8", "grad_beta": "s8"}})
+        state = norm.norm_statistics(X, spec)
+        gamma = np.full(X.shape[1], 1 << bits - 2)
+        y, xhat, *_ = norm.batch_norm(X, state.mean, state.var, gamma, state.mean, spec)
+        norm.batch_norm_grad(y, xhat, state.var, gamma, spec)
+
+
+def _tables() -> None:
+    spec = SoftmaxSpec.parse("{x: s8f4, exp: u8f8 sat, prob: u8f8 sat, loss: u8f4 sat}")
+    table.cross_entropy(A, np.zeros(len(A), np.int64), spec)
 
 
 def _update(dtypes: tuple) -> None:

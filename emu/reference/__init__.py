@@ -32,6 +32,17 @@ from emu.reference.monitor import (
     watch_divide,
     watch_dot,
 )
+from emu.reference.norm import (
+    Statistics,
+    batch_norm,
+    batch_norm_grad,
+    frozen_norm,
+    norm_divisor,
+    norm_statistics,
+    norm_xhat,
+    root,
+    running_norm,
+)
 from emu.reference.pool import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_grad,
@@ -58,13 +69,15 @@ from emu.reference.table import cross_entropy, lookup, lookup_grad, softmax, tab
 from emu.reference.update import buffered_sgd, sgd
 
 __all__ = [
-    "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount",
+    "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount", "Statistics",
     "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "add", "aligned_sum",
-    "avg_pool2d", "avg_pool2d_grad", "bias_grad", "bias_grad_terms", "buffered_sgd", "cast",
-    "cast_account", "cast_for", "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms",
-    "conv2d_grad_weight", "conv2d_grad_weight_terms", "conv2d_terms", "cross_entropy", "divide",
-    "dot", "dot_steps", "fit", "fitted_values", "float_codes", "lfsr_draw", "load_words", "lookup",
-    "lookup_grad", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad", "overflows", "passes",
-    "quantize", "random_operands", "relu", "relu_grad", "rescale", "round_divide", "round_shift",
-    "sgd", "softmax", "table_entries", "watch_cast", "watch_divide", "watch_dot",
+    "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "bias_grad",
+    "bias_grad_terms", "buffered_sgd", "cast", "cast_account", "cast_for", "conv2d",
+    "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
+    "conv2d_grad_weight_terms", "conv2d_terms", "cross_entropy", "divide", "dot", "dot_steps",
+    "fit", "fitted_values", "float_codes", "frozen_norm", "lfsr_draw", "load_words", "lookup",
+    "lookup_grad", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad", "norm_divisor",
+    "norm_statistics", "norm_xhat", "overflows", "passes", "quantize", "random_operands", "relu",
+    "relu_grad", "rescale", "root", "round_divide", "round_shift", "running_norm", "sgd", "softmax",
+    "table_entries", "watch_cast", "watch_divide", "watch_dot",
 ]

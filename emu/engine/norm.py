@@ -1,0 +1,276 @@
+"""Batch norm, forward and backward, on arrays (N, C, ...) of codes.
+
+What a channel has one of (sums, mean, deviation, scale) is computed on Python ints of any width;
+what an element has one of is a sum that `NormSpec` proves to fit int64, and a cast or a division.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from emu.engine.arrays import as_codes, largest, narrowed
+from emu.engine.casts import Casted, cast_full, operands_of
+from emu.engine.exact import cast_int, divide_int, root_int
+from emu.engine.kernels.jit import CAST, launch
+from emu.engine.kernels.lanes import lane_cast, lane_for
+from emu.engine.kernels.norm import channel_sums, line_casts
+from emu.engine.monitor import named, watching
+from emu.engine.pool import divide
+from emu.norm import NormSpec
+from emu.number import Cast, Format
+
+MOST_ELEMENTS = 1 << 31  # of a channel, so that its sums in two words are exact
+
+
+class Statistics(NamedTuple):
+    """Codes (C,) of `spec.mean` and `spec.var`, and the variance that enters the running one."""
+
+    mean: np.ndarray
+    var: np.ndarray
+    sample_var: np.ndarray
+
+
+class Normed(NamedTuple):
+    """Codes of `spec.y` and `spec.xhat`, and which of them were in range."""
+
+    y: np.ndarray
+    xhat: np.ndarray
+    inside_y: np.ndarray
+    inside_xhat: np.ndarray
+
+
+class NormGrads(NamedTuple):
+    """Codes of the casts of `spec.backward`, and how many of `x` were outside their range."""
+
+    x: np.ndarray
+    gamma: np.ndarray
+    beta: np.ndarray
+    outside_x: int
+
+
+def norm_statistics(x, spec: NormSpec) -> Statistics:
+    """The mean and the variance of each channel of x (N, C, ...): exact sums, one rounding each."""
+    x = _planes(x, "x", spec.x)
+    n, means, variances, samples = _count(x), [], [], []
+    unbiased = spec.running is not None and spec.running.unbiased
+    if unbiased and n == 1:
+        raise ValueError("1 element in a channel: an unbiased variance needs 2; give more, or "
+                         "write unbiased: false")
+    for total, squares in _sums(x, x):
+        spread = n * squares - total * total  # n^2 times the variance
+        means.append(divide_int(total, n, spec.x.frac, spec.mean))
+        variances.append(divide_int(spread, n * n, 2 * spec.x.frac, spec.var))
+        if unbiased:
+            samples.append(divide_int(spread, n * (n - 1), 2 * spec.x.frac, spec.var))
+    var = np.array(variances, np.int64)
+    return Statistics(np.array(means, np.int64), var,
+                      np.array(samples, np.int64) if unbiased else var)
+
+
+def batch_norm(x, mean, var, gamma, beta, spec: NormSpec, rand=None) -> Normed:
+    """x (N, C, ...) normalised, scaled and shifted; mean, var, gamma and beta are codes (C,).
+
+    In training `mean` and `var` are `norm_statistics`, in evaluation `frozen_norm`. `rand` holds
+    the operands of a stochastic `y`, in the shape of x.
+    """
+    codes, shape = _planes(x, "x", spec.x), np.shape(x)
+    mean, gamma, beta = (_channel(values, name, getattr(spec, name).format, codes).tolist()
+                         for values, name in ((mean, "mean"), (gamma, "gamma"), (beta, "beta")))
+    divisors = _divisors(var, spec, codes)
+    (to_x, to_mean), frac = _aligned(spec.x.frac, spec.mean.format.frac)
+    with named("xhat", 1):
+        if spec.reciprocal is None:
+            centred = _line(codes, [1 << to_x] * len(mean), [-m << to_mean for m in mean])
+            by_channel = np.reshape(divisors, (-1, *[1] * (len(shape) - 2)))
+            xhat = divide(centred.reshape(shape), by_channel, frac - spec.std.format.frac,
+                          spec.xhat)
+        else:
+            factors = [_reciprocal(d, spec) for d in divisors]
+            xhat = _cast_line(codes, [f << to_x for f in factors],
+                              [-m * f << to_mean for m, f in zip(mean, factors, strict=True)],
+                              frac + spec.reciprocal.format.frac, spec.xhat, shape)
+    (to_product, to_beta), frac = _aligned(spec.gamma.format.frac + spec.xhat.format.frac,
+                                           spec.beta.format.frac)
+    with named("y", 1):
+        y = _cast_line(xhat.codes.reshape(codes.shape), [g << to_product for g in gamma],
+                       [b << to_beta for b in beta], frac, spec.y, shape, rand=rand)
+    return Normed(y.codes, xhat.codes, y.inside, xhat.inside)
+
+
+def running_norm(mean, var, batch: Statistics, momentum: int, spec: NormSpec, rand_mean=None,
+                 rand_var=None) -> tuple[np.ndarray, np.ndarray]:
+    """The running (mean', var') (C,), codes of `spec.running`; `momentum` is a code of its cast."""
+    running = _part(spec, "running")
+    as_codes([momentum], "momentum", running.momentum.format)
+    return (_moved(mean, "mean", batch.mean, momentum, spec, rand_mean),
+            _moved(var, "var", batch.sample_var, momentum, spec, rand_var))
+
+
+def _moved(old, name: str, new: np.ndarray, momentum: int, spec: NormSpec, rand) -> np.ndarray:
+    """cast(old + momentum * (new - old)), exact inside."""
+    to, bits = getattr(spec.running, name), spec.running.momentum.format.frac
+    codes = as_codes(old, f"running {name}", to.format, 1)
+    if codes.shape != new.shape:
+        raise ValueError(f"running {name} {codes.shape} for {len(new)} channels: give one for each")
+    (to_old, to_new), frac = _aligned(to.format.frac, getattr(spec, name).format.frac)
+    exact = [(a << to_old + max(bits, 0)) + (momentum * ((b << to_new) - (a << to_old))
+                                             << max(-bits, 0))
+             for a, b in zip(codes.tolist(), new.tolist(), strict=True)]
+    return _cast_each(exact, frac + max(bits, 0), to, rand)
+
+
+def frozen_norm(mean, var, spec: NormSpec) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, var) (C,) of evaluation: the running statistics in the casts `mean` and `var`."""
+    running = _part(spec, "running")
+    return tuple(_cast_each(as_codes(codes, f"running {name}", stored.format, 1).tolist(),
+                            stored.format.frac, to)
+                 for codes, name, stored, to in ((mean, "mean", running.mean, spec.mean),
+                                                 (var, "var", running.var, spec.var)))
+
+
+def batch_norm_grad(error, xhat, var, gamma, spec: NormSpec, frozen: bool = False, passes=None,
+                    rand=None) -> NormGrads:
+    """The gradients of x (N, C, ...), gamma and beta (C,) from the error (N, C, ...) of y.
+
+    `passes` (N, C, ...) is the straight-through gradient of the cast `xhat`: an error that it
+    blocks reaches gamma and beta, but not x. The casts of a whole channel pass everywhere. With
+    `frozen` the statistics do not depend on x. `rand` holds the operands of stochastic casts under
+    their names.
+    """
+    back, rand, shape = _part(spec, "backward"), rand or {}, np.shape(error)
+    if shape != np.shape(xhat) or (passes is not None and shape != np.shape(passes)):
+        raise ValueError(f"error {shape}, xhat {np.shape(xhat)}, passes {np.shape(passes)}: shapes "
+                         "differ")
+    error, xhat = _planes(error, "error", back.error), _planes(xhat, "xhat", spec.xhat.format)
+    gamma = _channel(gamma, "gamma", spec.gamma.format, error)
+    e_frac, h_frac = back.error.frac, spec.xhat.format.frac
+    n, sums = _count(error), _sums(error, xhat)
+    grad_gamma = _cast_each([s[1] for s in sums], e_frac + h_frac, back.grad_gamma,
+                            rand.get("grad_gamma"))
+    grad_beta = _cast_each([s[0] for s in sums], e_frac, back.grad_beta, rand.get("grad_beta"))
+    if passes is not None:
+        error = np.where(np.reshape(passes, error.shape), error, 0)
+        sums = _sums(error, xhat)
+    if frozen:
+        sums = [(0, 0)] * len(sums)
+    mean_error = [divide_int(s[0], n, e_frac, back.mean_error) for s in sums]
+    mean_product = [divide_int(s[1], n, e_frac + h_frac, back.mean_product) for s in sums]
+    (to_e, to_mean, to_product), frac = _aligned(
+        e_frac, back.mean_error.format.frac, h_frac + back.mean_product.format.frac)
+    scale = [_scale(g, d, spec)
+             for g, d in zip(gamma.tolist(), _divisors(var, spec, error), strict=True)]
+    with named("grad_x", 1):
+        x = _cast_line(error, [k << to_e for k in scale],
+                       [-k * m << to_mean for k, m in zip(scale, mean_error, strict=True)],
+                       back.scale.format.frac + frac, back.grad_x, shape, xhat,
+                       [-k * m << to_product for k, m in zip(scale, mean_product, strict=True)],
+                       rand.get("grad_x"))
+    return NormGrads(x.codes, grad_gamma, grad_beta, x.outside)
+
+
+def _part(spec: NormSpec, name: str):
+    """`spec.running` or `spec.backward`, which may be missing."""
+    if getattr(spec, name) is None:
+        raise ValueError(f"norm {spec} has no {name}; give it one")
+    return getattr(spec, name)
+
+
+def _cast_each(exact: list[int], frac: int, to: Cast, rand=None) -> np.ndarray:
+    """Numbers of any width, one for each channel, as codes of `to`."""
+    operands = operands_of(to, (len(exact),), rand).tolist() or [None] * len(exact)
+    return np.array([cast_int(x, frac, to, r) for x, r in zip(exact, operands, strict=True)],
+                    np.int64)
+
+
+def _planes(codes, name: str, form: Format) -> np.ndarray:
+    """(N, C, ...) as codes (N, C, S)."""
+    array = as_codes(codes, name, form, dtype=None)
+    if array.ndim < 2:
+        raise ValueError(f"{name}: shape {array.shape} has no channels; needs (N, C, ...)")
+    return array.reshape(*array.shape[:2], int(np.prod(array.shape[2:])))
+
+
+def _channel(codes, name: str, form: Format, x: np.ndarray) -> np.ndarray:
+    array = as_codes(codes, name, form, 1)
+    if len(array) != x.shape[1]:
+        raise ValueError(f"{name} {array.shape} for {x.shape[1]} channels: give one for each")
+    return array
+
+
+def _count(x: np.ndarray) -> int:
+    """The elements of a channel."""
+    n = x.shape[0] * x.shape[2]
+    if not 1 <= n <= MOST_ELEMENTS:
+        raise ValueError(f"{n} elements in a channel: needs 1 to {MOST_ELEMENTS}")
+    return n
+
+
+def _sums(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
+    """(sum of a, sum of a * b) of each channel, exact."""
+    words, dtype = np.empty((a.shape[1], 3), np.int64), np.int32
+    if max(a.itemsize, b.itemsize) > 4:
+        dtype = np.int64
+    launch(channel_sums, 3 * a.size, _ready(a, dtype), _ready(b, dtype), words)
+    return [(total, (high << 32) + low) for total, high, low in words.tolist()]
+
+
+def _cast_line(a: np.ndarray, p: list[int], r: list[int], frac: int, to: Cast, shape: tuple,
+               b: np.ndarray | None = None, q: list[int] | None = None, rand=None) -> Casted:
+    """a * p + b * q + r by channel, exactly, as codes of `to` in the original shape.
+
+    In lanes where the sum of the three magnitudes fits one; else by `cast_full`, which records
+    itself where someone watches.
+    """
+    most_a, most_b = (max(1, largest(x)) for x in (a, a if b is None else b))
+    q = q or [0] * len(p)
+    reach = max((abs(x) * most_a + abs(y) * most_b + abs(z)
+                 for x, y, z in zip(p, q, r, strict=True)), default=0)
+    c = lane_cast(frac, to)
+    lane = lane_for(c, reach.bit_length() + 1)
+    if lane is None or watching() is not None:
+        return cast_full(_line(a, p, r, b, q).reshape(shape), frac, to, rand)
+    left = _ready(a, lane)
+    right = left if b is None else _ready(b, lane)
+    out, inside = np.empty(a.shape, lane), np.empty(a.shape, np.bool_)
+    outside = launch(line_casts, CAST * a.size, left, np.array(p, lane), right, np.array(q, lane),
+                     np.array(r, lane), c, np.empty(0, lane), operands_of(to, shape, rand), out,
+                     inside)
+    return Casted(narrowed(out, to.format).reshape(shape), inside.reshape(shape), int(outside))
+
+
+def _ready(codes: np.ndarray, dtype) -> np.ndarray:
+    """As kernels take them, compiled for few dtypes only: contiguous and writable."""
+    return np.require(codes, dtype, ["C", "W"])
+
+
+def _line(a: np.ndarray, p: list[int], r: list[int], b: np.ndarray | None = None,
+          q: list[int] | None = None) -> np.ndarray:
+    """a * p + b * q + r by channel, in int64, modulo 2^64: the spec proves that the sum fits."""
+    p, q, r = (np.array([(x + (1 << 63)) % (1 << 64) - (1 << 63) for x in each or [0]], np.int64)
+               for each in (p, q, r))
+    total = a * p[:, None] + r[:, None]
+    return total if b is None else total + b * q[:, None]
+
+
+def _divisors(var, spec: NormSpec, x: np.ndarray) -> list[int]:
+    """Each channel's deviation, sqrt(var + eps_var), plus eps_std, at least one code."""
+    return [max(1, root_int(code + spec.eps_var, spec.var.format.frac, spec.std) + spec.eps_std)
+            for code in _channel(var, "var", spec.var.format, x).tolist()]
+
+
+def _reciprocal(divisor: int, spec: NormSpec) -> int:
+    return divide_int(1, divisor, -spec.std.format.frac, spec.reciprocal)
+
+
+def _scale(gamma: int, divisor: int, spec: NormSpec) -> int:
+    """gamma / divisor in the cast `scale`, or by the code of 1 / divisor."""
+    frac, to = spec.gamma.format.frac, spec.backward.scale
+    if spec.reciprocal is None:
+        return divide_int(gamma, divisor, frac - spec.std.format.frac, to)
+    return cast_int(gamma * _reciprocal(divisor, spec), frac + spec.reciprocal.format.frac, to)
+
+
+def _aligned(*fracs: int) -> tuple[tuple[int, ...], int]:
+    """The left shift of each, and the finest frac, at which they add exactly."""
+    finest = max(fracs)
+    return tuple(finest - frac for frac in fracs), finest
