@@ -125,6 +125,20 @@ def test_every_kernel_rounds_every_product_of_8_bits(rounding):
         assert {"step32_round", "step64_round", "sum32_round", "sum64_round"} <= taken
 
 
+@pytest.mark.parametrize("dropped", [61, 62, 63, 64])
+@pytest.mark.parametrize("rounding", MODES)
+def test_an_outer_register_may_drop_every_bit(rounding, dropped):
+    for form, overflow in product(("s62", "u62"), (Overflow.WRAP, Overflow.SAT)):
+        acc = Cast(Format.parse(form), 0, Overflow.SAT)
+        mac = MacSpec(Format(31), Format(31), acc, tile=2, outer=Cast(
+            Format(3, -dropped), rounding, overflow))
+        a = np.array([[mac.a.lo] * 4, [mac.a.hi] * 4, [mac.a.lo, -1, 1, mac.a.hi], [1, 0, -1, 0]])
+        b = a.T.copy()
+        want = reference.matmul(a.tolist(), b.tolist(), mac)
+        assert engine.matmul(a, b, mac).tolist() == want, mac
+        assert engine.matmul(a, b, mac, path="plain").tolist() == want, mac
+
+
 # Torch's product, or whatever is handed in
 
 def exact(a, b):

@@ -121,9 +121,8 @@ def _two_levels(rows, columns, mac, start, path):
 def _outer(mac: MacSpec) -> kernels.Outer | None:
     """How codes of acc become codes of outer, or None where only the plain kernel knows."""
     n = mac.acc.format.frac - mac.outer.format.frac
-    largest = max(-mac.acc.format.lo, mac.acc.format.hi)
-    if mac.outer.overflow == Overflow.SAT_ZERO or n > 62 or largest + (1 << max(n, 0)) >= 1 << 63:
-        return None  # a rounding's constants could leave int64
+    if mac.outer.overflow == Overflow.SAT_ZERO or n > 62:
+        return None  # up to 62, a code's 62 bits and a rounding's constants below 2^n fit int64
     form = mac.outer.format
     return kernels.Outer(max(-n, 0), max(n, 0), *rounding_constants(mac.outer.rounding, n),
                          *mac.outer.range, form.width, form.signed)
