@@ -81,6 +81,6 @@ def flattened(codes: np.ndarray, dtype) -> np.ndarray:
 def pair(value, name: str, least: int) -> tuple[int, int]:
     """A whole number or a pair of them, each at least `least`."""
     values = tuple(value) if isinstance(value, Iterable) else (value, value)
-    if len(values) != 2 or any(int(v) != v or v < least for v in values):
+    if len(values) != 2 or not all(hasattr(v, "__index__") and v >= least for v in values):
         raise ValueError(f"{name} {value!r}: needs a whole number, or two, of at least {least}")
     return int(values[0]), int(values[1])

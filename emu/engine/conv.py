@@ -24,7 +24,7 @@ class Geometry:
     def __init__(self, stride=1, padding=0, dilation=1, groups: int = 1):
         self.stride, self.dilation = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
         self.padding = pair(padding, "padding", 0)
-        if groups < 1:
+        if not hasattr(groups, "__index__") or groups < 1:
             raise ValueError(f"groups {groups!r}: needs a whole number of at least 1")
         self.groups = groups
 
