@@ -79,8 +79,7 @@ def accumulate(rows: Rows, columns, mac: MacSpec, start: np.ndarray,
     """
     codes, up = sums(rows, columns, mac, start, path)
     if up:
-        codes <<= up
-        codes >>= up
+        launch(kernels.keep_low, codes.size // 4, codes, up)
     return codes[:rows.codes.shape[0], :columns.count]
 
 

@@ -6,6 +6,7 @@ path that provably gives the definition's codes, the fastest first; all give the
 
 import os
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -48,19 +49,66 @@ class Problem:
         self.width = acc.format.width
         self.up, self.drop = max(product.format.frac, 0), max(-product.format.frac, 0)
         self.constants = rounding_constants(product.rounding, self.drop)
-        self.a_bounds = tuple(bound << self.up for bound in rows.bounds)
-        self.b_bounds = columns.bounds
+        self.start = start
+
+    @cached_property
+    def a_bounds(self) -> tuple[int, int]:
+        """The least and the greatest code of a, with the zeros that the product cast appends."""
+        return tuple(bound << self.up for bound in self.rows.bounds)
+
+    @cached_property
+    def b_bounds(self) -> tuple[int, int]:
+        """The least and the greatest code of x."""
+        return self.columns.bounds
+
+    @cached_property
+    def products(self) -> tuple[int, int]:
+        """The least and the greatest product, all bits kept."""
         corners = [a * b for a in self.a_bounds for b in self.b_bounds]
-        self.peak = max(-min(corners), *corners)  # no product is larger, all bits kept
-        low, high = min(corners) >> self.drop, -(-max(corners) >> self.drop)
-        # Every rounded product is between low and high, its floor and ceiling being so.
-        self.fits = product.range[0] <= low and high <= product.range[1]
-        self.step = mac.lanes * max(-low, high)  # no step adds more
-        first, last = bounds(start)
-        self.reach = first + columns.depth * low, last + columns.depth * high  # of all prefixes
+        return min(corners), max(corners)
+
+    @property
+    def peak(self) -> int:
+        """The largest magnitude of a product, all bits kept."""
+        return max(-self.products[0], self.products[1])
+
+    @property
+    def raised(self) -> int:
+        """No product is larger with its rounding's constants added."""
+        return self.peak + (1 << self.drop)
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """The floor of the least and the ceiling of the greatest rounded product."""
+        return self.products[0] >> self.drop, -(-self.products[1] >> self.drop)
+
+    @property
+    def fits(self) -> bool:
+        """Whether no product is fitted."""
+        low, high = self.mac.product.range
+        return self.mac.exact_product or (low <= self.terms[0] and self.terms[1] <= high)
+
+    @property
+    def step(self) -> int:
+        """No step adds more."""
+        return self.mac.lanes * max(-self.terms[0], self.terms[1])
+
+    @cached_property
+    def reach(self) -> tuple[int, int]:
+        """The bounds of all prefixes."""
+        return tuple(first + self.columns.depth * term
+                     for first, term in zip(bounds(self.start), self.terms, strict=True))
+
+    @property
+    def modular(self) -> bool:
+        """Whether sums modulo 2^32 are enough: a multiple of 2^W, or never left."""
+        return self.width <= 32 or max(-self.reach[0], self.reach[1]) < 1 << 31
 
     def within(self, bits: int) -> bool:
         """Whether both operands are signed codes of so many bits."""
+        if not self.up and all(8 * codes.itemsize <= bits for codes in (
+                self.rows.codes, self.columns.codes)):
+            return True  # by their dtype, without a look at them
         limit = 1 << (bits - 1)
         return all(-limit <= low and high < limit for low, high in (self.a_bounds, self.b_bounds))
 
@@ -91,30 +139,26 @@ def candidates(p: Problem) -> Iterator[str]:
     wraps = p.mac.acc.overflow == Overflow.WRAP
     clamps = p.mac.acc.overflow in (Overflow.SAT, Overflow.SAT_SYM)
     rail = max(-p.lo, p.hi)
-    raised = p.peak + (1 << p.drop)  # no product is larger with its rounding's constants added
     if p.fits and (wraps or p.safe):
         # Order-free: reduction modulo 2^W commutes with addition, and a sum whose prefixes all stay
-        # inside is never fitted. Modulo 2^32 is enough where that is a multiple of 2^W, or where
-        # the sum itself is below 2^31.
-        reach = max(-p.reach[0], p.reach[1])
-        modular = p.width <= 32 or reach < 1 << 31
+        # inside is never fitted.
         if p.drop == 0:
-            if (modular and p.within(8) and p.columns.depth and "int_mm" in external
+            if (p.modular and p.within(8) and p.columns.depth and "int_mm" in external
                     and isinstance(p.columns, Matrix)):
                 yield "int_mm"
-            if modular and p.quads and has_vnni():
+            if p.modular and p.quads and has_vnni():
                 yield "quads"
-            if modular and p.within(16) and has_vnni():
+            if p.modular and p.within(16) and has_vnni():
                 yield "pairs"
-            if modular and p.within(32):
+            if p.modular and p.within(32):
                 yield "sum32"
-            if reach <= 1 << 53 and p.within(32):  # every partial sum is a float64
-                yield "sum64f"
+            if p.within(32) and max(-p.reach[0], p.reach[1]) <= 1 << 53:
+                yield "sum64f"  # every partial sum is a float64
             yield "sum64"  # modulo 2^64, of which 2^W is a factor
         else:
-            if modular and p.within(32) and raised < 1 << 31:
+            if p.modular and p.within(32) and p.raised < 1 << 31:
                 yield "sum32_round"
-            if raised < 1 << 63:
+            if p.raised < 1 << 63:
                 yield "sum64_round"
     if p.fits and clamps:
         # Stepped: as the hardware does it, in lanes that hold every value a step can reach.
@@ -125,9 +169,9 @@ def candidates(p: Problem) -> Iterator[str]:
             # is 2^s v or, after the upper rail, 2^s v + 2^s - 1, and both compare as v does.
             if scale >= 0 and p.drop == 0 and p.within(16 - scale) and p.peak << scale < 1 << 15:
                 yield "step16"
-            if scale == 0 and p.drop and constant and p.within(16) and raised < 1 << 15:
+            if scale == 0 and p.drop and constant and p.within(16) and p.raised < 1 << 15:
                 yield "step16_drop"
-        fits32 = rail + p.step < 1 << 31 and raised < 1 << 31
+        fits32 = rail + p.step < 1 << 31 and p.raised < 1 << 31
         if (has_vnni() and fits32 and p.quads and p.drop == 0 and p.columns.depth > BLOCK
                 and rail + BLOCK * p.peak < 1 << 31):
             yield "tracked"  # no block can carry an int32 past 2^31 before it is seen outside
@@ -141,7 +185,7 @@ def candidates(p: Problem) -> Iterator[str]:
             yield "step64f"  # every sum is a float64, so no fma rounds
         if p.drop == 0:
             yield "step64"  # `MacSpec` has checked that every step fits int64
-        elif raised < 1 << 63:
+        elif p.raised < 1 << 63:
             yield "step64_round"
 
 

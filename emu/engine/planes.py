@@ -79,7 +79,7 @@ class Shifted:
 
     def __init__(self, source, off: np.ndarray, count: int):
         self.source, self.off, self.count = source, off, count
-        self.depth = off.size
+        self.depth, self.codes = off.size, source.x
 
     @cached_property
     def bounds(self) -> tuple[int, int]:

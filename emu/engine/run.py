@@ -117,4 +117,5 @@ def fit(c: np.ndarray, p: Problem) -> Sums:
     """Exact sums, known modulo the width of their dtype, as codes of the accumulator."""
     if not p.mac.acc.format.signed:
         return Sums(c.astype(np.int64) & ((1 << p.width) - 1), 0)
-    return Sums(c, 0 if p.safe else max(8 * c.dtype.itemsize - p.width, 0))
+    above = max(8 * c.dtype.itemsize - p.width, 0)
+    return Sums(c, 0 if above and p.safe else above)

@@ -121,3 +121,13 @@ def align(spilled, zeros, acc, out):
     for i in prange(spilled.shape[0]):
         for j in range(spilled.shape[1]):
             out[i, j] = fit(spilled[i, j] << zeros, acc)
+
+
+@kernel(parallel=True)
+def keep_low(codes, up):
+    """Codes (M, N) with their `up` highest bits replaced by the sign of what is left."""
+    wide = up + 64 - 8 * codes.itemsize  # shifts are done in int64
+    for i in prange(codes.shape[0]):
+        row = codes[i]
+        for j in range(row.size):
+            row[j] = (np.int64(row[j]) << wide) >> wide
