@@ -1,5 +1,7 @@
 """SGD with momentum, and through a gradient buffer, against the definition."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from engine_cases import filled, operands
@@ -33,11 +35,16 @@ def check(spec, state, lr, mu, rand_momentum, rand_weight):
     assert list(zip(got.weight.tolist(), got.momentum.tolist(), strict=True)) == want
 
 
-@given(st.data(), updates() | updates(24), st.integers(0, 99))
+# State in int64 is updated in int64 lanes, state in int32 in the narrowest lanes that do.
+@given(st.data(), updates() | updates(24) | updates(31), st.integers(0, 99))
 def test_every_update_agrees(data, spec, seed):
     lr, mu = (data.draw(codes(cast.format)) for cast in (spec.lr, spec.mu))
     rands = [data.draw(operands(cast, 5)) for cast in (spec.momentum, spec.weight)]
-    check(spec, state_of(spec, 5, seed), lr, mu, *rands)
+    state = state_of(spec, 5, seed)
+    check(spec, state, lr, mu, *rands)
+    if all(engine.arrays.dtype_of(getattr(spec, name).format).itemsize < 8
+           for name in ("weight", "momentum", "grad")):
+        check(spec, [x.astype(np.int32) for x in state], lr, mu, *rands)
 
 
 @pytest.mark.parametrize("grad", ["s9f-3", "s9f10", "s9f16"])
@@ -79,29 +86,43 @@ def test_the_arguments_are_left_as_they_were():
     assert [x.tolist() for x in state] == want
 
 
-@pytest.mark.parametrize("dtypes", [(np.int16, np.int16, np.int16), (np.uint16, np.int8, "u1"),
-                                    (np.int64, np.int64, np.int64)])
+@pytest.mark.parametrize("dtypes", [(np.int32, np.int32), (np.int64, np.int64),
+                                    (np.uint8, np.int8)])
 def test_weight_and_momentum_keep_a_dtype_that_holds_them(dtypes):
-    state = [x.astype(dtype) for x, dtype in zip([ONE * 2047, ONE * 100, ONE * 100], dtypes,
+    spec = UpdateSpec.parse({"weight": "s20f8 ties_even sat", "momentum": "s20f6 to_neg sat",
+                             "grad": "s20f7", "lr": "u6f10", "mu": "u4f4"})
+    state = [x.astype(dtype) for x, dtype in zip([ONE * 100, ONE * 90, ONE], (*dtypes, np.int32),
                                                  strict=True)]
-    got = engine.sgd(*state, 37, 14, SPEC)
-    want = reference.sgd(2047, 100, 100, 37, 14, SPEC)
+    got = engine.sgd(*state, 37, 14, spec)
+    want = reference.sgd(100, 90, 1, 37, 14, spec)
     assert (got.weight.tolist(), got.momentum.tolist()) == ([want[0]], [want[1]])
-    least = {np.uint16: np.int32, np.int8: np.int16}  # no uint16, and no s10 in 8 bits
-    assert [x.dtype for x in got[:2]] == [np.dtype(least.get(d, d)) for d in dtypes[:2]]
+    narrow = {np.uint8: np.int32, np.int8: np.int32}
+    assert [x.dtype for x in got[:2]] == [np.dtype(narrow.get(d, d)) for d in dtypes]
 
 
 # In int32 lanes, in int64 lanes, and where 64 bits are dropped, which no lane does.
-@pytest.mark.parametrize(("grad", "mu"), [("s9f7", "u4f4"), ("s24f14", "u8f8"),
-                                          ("s24f64", "u8f64")])
+@pytest.mark.parametrize(("grad", "mu", "dtype"), [("s9f7", "u4f4", np.int32), ("s24f14", "u8f8",
+                         np.int64), ("s24f64", "u8f64", np.int32)])
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 9000])
-def test_an_update_of_any_size_agrees(size, grad, mu):
+def test_an_update_of_any_size_agrees(size, grad, mu, dtype):
     spec = UpdateSpec.parse({"weight": "s12f8 to_odd sat", "momentum": "s10f6 ties_even sat",
                              "grad": grad, "lr": "u6f10", "mu": mu})
-    check(spec, state_of(spec, size, 0), 37, 14, [0] * size, [0] * size)
+    state = [x.astype(dtype) for x in state_of(spec, size, 0)]
+    check(spec, state, 37, 14, [0] * size, [0] * size)
 
 
-@given(st.data(), buffers() | buffers(20), st.integers(0, 99))
+@pytest.mark.parametrize(("weight", "grad"), [("s32", "s16"), ("s16", "s32"), ("s31", "s31")])
+def test_sums_beyond_32_bits_saturate_and_do_not_wrap(weight, grad):
+    spec = UpdateSpec.parse({"weight": f"{weight} sat", "momentum": "s16 sat", "grad": grad,
+                             "lr": "s16", "mu": "s16"})
+    ends = [(form.lo, form.hi) for form in (spec.weight.format, spec.momentum.format,
+                                            spec.grad.format)]
+    state = [np.array(codes, np.int32) for codes in zip(*product(*ends), strict=True)]
+    for factor in (spec.lr.format.lo, spec.lr.format.hi):
+        check(spec, state, factor, factor, [0] * 8, [0] * 8)
+
+
+@given(st.data(), buffers() | buffers(20) | buffers(31), st.integers(0, 99))
 def test_every_update_through_a_buffer_agrees(data, case, seed):
     spec, shift = case
     weight, buffer, grad = (filled((5,), getattr(spec, name).format, seed + i)
@@ -109,8 +130,14 @@ def test_every_update_through_a_buffer_agrees(data, case, seed):
     rand = data.draw(operands(spec.weight, 5))
     want = [reference.buffered_sgd(*(int(x) for x in codes), shift, spec, r)
             for *codes, r in zip(weight, buffer, grad, rand, strict=True)]
-    got = engine.buffered_sgd(weight, buffer, grad, shift, spec, rand)
-    assert list(zip(got.weight.tolist(), got.buffer.tolist(), strict=True)) == want
+    dtypes = [np.int64]
+    if all(engine.arrays.dtype_of(getattr(spec, name).format).itemsize < 8
+           for name in ("weight", "buffer", "grad")):
+        dtypes += [np.int32]
+    for dtype in dtypes:
+        state = [x.astype(dtype) for x in (weight, buffer, grad)]
+        got = engine.buffered_sgd(*state, shift, spec, rand)
+        assert list(zip(got.weight.tolist(), got.buffer.tolist(), strict=True)) == want
 
 
 BUFFER = BufferSpec.parse("{weight: s8f7 ties_even sat, buffer: s16f12 sat, grad: s8f12}")
@@ -122,9 +149,24 @@ def test_an_update_through_a_buffer_of_any_size_agrees(size):
              for i, name in enumerate(("weight", "buffer", "grad"))]
     want = [reference.buffered_sgd(*(int(x) for x in codes), 3, BUFFER)
             for codes in zip(*state, strict=True)]
-    got = engine.buffered_sgd(*(x.astype(np.int16) for x in state), 3, BUFFER)
+    got = engine.buffered_sgd(*(x.astype(np.int32) for x in state), 3, BUFFER)
     assert list(zip(got.weight.tolist(), got.buffer.tolist(), strict=True)) == want
-    assert got.weight.dtype == got.buffer.dtype == np.int16
+    assert got.weight.dtype == got.buffer.dtype == np.int32
+
+
+@pytest.mark.parametrize(("weight", "buffer", "grad"), [
+    ("s8f7", "s31f12", "s31f12"), ("s8f7", "s32f12", "s32f12"), ("s8f7", "s32f12", "u31f12"),
+    ("s31f7", "s12f12", "s8"), ("s32f7", "s12f12", "s8"), ("u31f7", "s12f12", "s8")])
+def test_sums_at_the_edge_of_32_bits_saturate_and_do_not_wrap(weight, buffer, grad):
+    spec = BufferSpec.parse({"weight": f"{weight} ties_even sat", "buffer": f"{buffer} sat",
+                             "grad": grad})
+    ends = [(form.lo, form.hi) for form in (spec.weight.format, spec.buffer.format,
+                                            spec.grad.format)]
+    state = [np.array(codes, np.int32) for codes in zip(*product(*ends), strict=True)]
+    want = [reference.buffered_sgd(*(int(x) for x in codes), 3, spec)
+            for codes in zip(*state, strict=True)]
+    got = engine.buffered_sgd(*state, 3, spec)
+    assert list(zip(got.weight.tolist(), got.buffer.tolist(), strict=True)) == want
 
 
 def test_a_watched_update_through_a_buffer_gives_the_same_and_tells_its_casts():

@@ -50,7 +50,8 @@ def test_three_sigma_is_the_least_range_that_holds_the_mean_and_three_deviations
 
 @pytest.mark.parametrize(("x", "want"), [
     ([0, 1, 2], 2), ([1, 2, 3], 3), ([-1, -2, -3], 3), ([4], 2), ([5], 3), ([4, 4, 4], 2),
-    ([-8, -8], 3), ([9, 9], 4), ([1] + 63 * [0], -1), ([1, -1], 3)])
+    ([-8, -8], 3), ([9, 9], 4), ([1] + 63 * [0], -1), ([1, -1], 3),
+    ([24, 19], 6)])  # 21.5 + 3 * 3.536 = 32.1, just beyond 2^5
 def test_three_sigma_at_what_one_finds_by_hand(x, want):
     rule = Rule.parse("s8 auto:3sigma")
     got = reference.cast_for(rule, x, 0), engine.cast_for_codes(rule, np.array(x), 0, None)
@@ -105,6 +106,13 @@ def test_a_sweep_takes_the_first_of_three_ranges_with_the_least_error(rule, x, f
 def test_a_sweep_gives_up_an_outlier_for_the_many(x, want):
     rule = Rule.parse("s4 auto:sweep ties_even sat")
     assert exponent(rule, reference.cast_for(rule, x, 0)) == want
+
+
+def test_a_sweep_weighs_the_errors_of_different_steps_alike():
+    # Range 16 floors every code by 1; range 8 wraps 9 by 16, and range 4 by 8: 101, 256 and 64.
+    rule, x = Rule.parse("s4 auto:sweep to_neg wrap"), [9] + 100 * [1]
+    got = reference.cast_for(rule, x, 0), engine.cast_for_codes(rule, np.array(x), 0, None)
+    assert [exponent(rule, chosen) for chosen in got] == [2, 2]
 
 
 @pytest.mark.parametrize("scale", SCALES)

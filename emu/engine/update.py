@@ -83,10 +83,10 @@ def buffered_sgd(weight, buffer, grad, shift: int, spec: BufferSpec, rand=None) 
         return _buffered_by_casts(spec, state, grad_up, drop, rand)
     casts = (lane_cast(frac, spec.buffer), lane_cast(in_weight + drop, spec.weight),
              lane_cast(in_weight, spec.weight))
-    # Buffer and gradient, or weight and step, have one bit more than the wider one, which may be
-    # unsigned; a step is no wider than the buffer.
-    bits = 2 + max(spec.buffer.format.width, spec.grad.format.width + grad_up,
-                   spec.weight.format.width)
+    # Buffer and gradient, or weight and step, have one bit more than the wider one; a step is no
+    # wider than the buffer.
+    bits = 1 + max(form.width + up + (not form.signed) for form, up in (
+        (spec.buffer.format, 0), (spec.grad.format, grad_up), (spec.weight.format, 0)))
     rand = operands_of(spec.weight, state["grad"].shape, rand)
     lane = _lane(*((c, bits) for c in casts))
     return Buffered(*_run(buffered_lanes, spec, state, lane, grad_up, *casts, rand))

@@ -76,11 +76,10 @@ def lane_for(c: LaneCast, bits: int) -> np.dtype | None:
     - A value with its zeros appended takes bits + up.
     - rest and what rounding adds are below 2^drop each, so their sum is below 2^(drop + 1), which
       must stay positive; the floor is apart, and where a bit is dropped floor + 1 fits.
-    - The bounds fit, so that what is compared with them does.
+    - The upper bound fits, and so the lower one, which is -hi - 1, -hi or 0.
     """
     for width, lane in LANES.items():
-        if (bits + c.up <= width and c.drop <= width - 2
-                and -1 << (width - 1) <= c.lo and c.hi < 1 << (width - 1)):
+        if bits + c.up <= width and c.drop <= width - 2 and c.hi < 1 << (width - 1):
             return lane
     return None
 
