@@ -458,6 +458,17 @@ def test_hardware_that_is_not_exact_is_refused(parts, message):
         NormSpec.parse(changed(**parts))
 
 
+def test_a_quotient_of_60_bits_is_the_widest():
+    text = {key: value for key, value in TEXT.items() if key not in ("backward", "running")}
+    text |= {"x": "s8f4", "mean": "s16f4", "std": "u16f8", "xhat": "s8f40 to_odd"}
+    spec = NormSpec.parse(text)  # |x - mean| reaches 32895, which 44 zeros bring to 60 bits
+    x = np.array([[-128], [127]])
+    want = reference.batch_norm([-128, 127], 32767, 9, 1, 1, spec)
+    assert engine.batch_norm(x, [32767], [9], [1], [1], spec).xhat.ravel().tolist() == want[1]
+    with pytest.raises(ValueError, match="aligned for the quotient"):
+        NormSpec.parse(text | {"xhat": "s8f41 to_odd"})
+
+
 def test_a_missing_part_is_refused():
     spec = replace(SPEC, running=None, backward=None)
     x = np.zeros((2, 1), int)
