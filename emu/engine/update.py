@@ -1,5 +1,6 @@
 """Weight updates on whole arrays of codes: SGD with momentum, and through a gradient buffer."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -39,22 +40,35 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
     Weight and momentum keep their dtype where it holds their format.
     """
     state = _state(spec, weight=weight, momentum=momentum, grad=grad)
-    for name, code in (("lr", lr), ("mu", mu)):
-        as_codes([code], name, getattr(spec, name).format)
+    fracs, shifts, casts, lane = _plan(spec)
+    step = Step(_constant(spec, "lr", lr), _constant(spec, "mu", mu), *shifts)
+    rands = rand_momentum, rand_weight
+    if lane is None or watching() is not None:
+        return _sgd_by_casts(spec, state, step, fracs, rands)
+    rands = [operands_of(to, state["grad"].shape, rand) for to, rand in
+             zip((spec.momentum, spec.weight), rands, strict=True)]
+    return Updated(*_run(sgd_lanes, spec, state, lane, step, *casts, *rands))
+
+
+@functools.lru_cache(1 << 8)
+def _plan(spec: UpdateSpec) -> tuple:
+    """(fracs of the two sums, zeros that align their addends, their casts, a lane for both)."""
     frac = {name: getattr(spec, name).format.frac
             for name in ("weight", "momentum", "grad", "lr", "mu")}
     in_momentum, in_weight = frac["mu"] + frac["momentum"], frac["lr"] + frac["momentum"]
     finer_m, finer_w = max(in_momentum, frac["grad"]), max(in_weight, frac["weight"])
-    step = Step(int(lr), int(mu), finer_m - frac["grad"], finer_m - in_momentum,
-                finer_w - frac["weight"], finer_w - in_weight)
+    shifts = (finer_m - frac["grad"], finer_m - in_momentum,
+              finer_w - frac["weight"], finer_w - in_weight)
     casts = lane_cast(finer_m, spec.momentum), lane_cast(finer_w, spec.weight)
     lane = _lane(*((c, bits - c.up) for c, bits in zip(casts, spec.sum_bits, strict=True)))
-    rands = rand_momentum, rand_weight
-    if lane is None or watching() is not None:
-        return _sgd_by_casts(spec, state, step, (finer_m, finer_w), rands)
-    rands = [operands_of(to, state["grad"].shape, rand) for to, rand in
-             zip((spec.momentum, spec.weight), rands, strict=True)]
-    return Updated(*_run(sgd_lanes, spec, state, lane, step, *casts, *rands))
+    return (finer_m, finer_w), shifts, casts, lane
+
+
+def _constant(spec: UpdateSpec, name: str, code: int) -> int:
+    form = getattr(spec, name).format
+    if type(code) is not int or not form.lo <= code <= form.hi:
+        return int(as_codes([code], name, form)[0])  # which names what is wrong
+    return code
 
 
 def _sgd_by_casts(spec: UpdateSpec, state: dict, step: Step, fracs: tuple, rands: tuple) -> Updated:
@@ -115,8 +129,8 @@ def _state(spec, **arrays) -> dict[str, np.ndarray]:
     for name, codes in arrays.items():
         form = getattr(spec, name).format
         check_width(form)
-        array = as_codes(codes, name, dtype=None)
-        found[name] = array.astype(np.promote_types(array.dtype, dtype_of(form)), copy=False)
+        array, dtype = as_codes(codes, name, dtype=None), dtype_of(form)
+        found[name] = array.astype(dtype) if array.itemsize < dtype.itemsize else array
     if len({x.shape for x in found.values()}) > 1:
         shapes = ", ".join(f"{name} {x.shape}" for name, x in found.items())
         raise ValueError(f"{shapes}: shapes differ")
