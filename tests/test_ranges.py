@@ -39,7 +39,7 @@ def rules(draw, scale, widths=(2, 12)):
 
 
 @given(rules("auto:3sigma"), TENSORS, st.integers(-20, 20))
-@examples(150)
+@examples(80)
 def test_three_sigma_is_the_least_range_that_holds_the_mean_and_three_deviations(rule, x, frac):
     real = [Fraction(code) / Fraction(2) ** frac for code in x]
     mean = abs(sum(real) / len(real))
@@ -60,7 +60,7 @@ def test_three_sigma_at_what_one_finds_by_hand(x, want):
 
 @given(rules("auto:percentile70") | rules("auto:percentile99.9") | rules("auto:percentile0.01"),
        TENSORS, st.integers(-20, 20))
-@examples(150)
+@examples(80)
 def test_fewer_than_the_share_are_larger_than_a_percentile(rule, x, frac):
     magnitudes = [abs(code) for code in x]
     share = max(1, len(x) * (100 - rule.percent) // 100)
@@ -85,7 +85,7 @@ def test_a_percentile_that_is_zero_counts_the_others():
 
 
 @given(rules("auto:sweep"), TENSORS, st.integers(-20, 20))
-@examples(150)
+@examples(80)
 def test_a_sweep_takes_the_first_of_three_ranges_with_the_least_error(rule, x, frac):
     widest = rule.cast_for(max(map(abs, x)), frac)
     mode = widest if rule.rounding != Rounding.STOCHASTIC else Rule(
@@ -132,7 +132,7 @@ def test_the_engine_chooses_as_defined(scale, dtype):
 
     @given(rules(scale, (2, 63)), st.integers(2, bits), st.integers(1, 60), st.integers(-150, 150),
            st.integers(0, 99), st.booleans())
-    @examples(40)
+    @examples(25)
     def check(rule, width, size, frac, seed, sparse):
         x = filled((size,), Format(width), seed).astype(dtype)
         if sparse:
@@ -167,7 +167,7 @@ FLOATS = st.floats(-1e3, 1e3, width=32) | st.floats(allow_nan=False, allow_infin
 @pytest.mark.parametrize("scale", SCALES)
 def test_floats_enter_a_statistic_as_defined(scale):
     @given(rules(scale), st.lists(FLOATS, min_size=1, max_size=6).filter(any))
-    @examples(60)
+    @examples(40)
     def check(rule, x):
         want = reference.cast_for(rule, *reference.float_codes(x))
         assert engine.cast_for(rule, np.array(x), None) == want
