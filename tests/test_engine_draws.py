@@ -73,3 +73,15 @@ def test_operands_drive_the_stochastic_cast_as_defined():
 def test_a_draw_that_no_lfsr_makes_is_refused(rand_bits, loads):
     with pytest.raises(ValueError, match="a draw has 1 to 32 bits, and there are 16 LFSRs"):
         engine.random_operands(4, rand_bits, np.ones(loads, np.int64))
+
+
+@pytest.mark.parametrize(("draw", "message"), [
+    (lambda: engine.random_operands(4, 8, [2**32] * 16), "loads: code 4294967296 is outside u32"),
+    (lambda: engine.random_operands(4, 8, [-1] * 16), "loads: code -1 is outside u32"),
+    (lambda: engine.resumed([1] * 16, 8, -1), "first -1: elements are counted from 0"),
+    (lambda: engine.cast([1], 1, Cast.parse("s4 stochastic8"), loads=[1] * 15),
+     "8 bits from 15 load words"),
+])
+def test_what_no_lfsr_holds_is_refused(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()

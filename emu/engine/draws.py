@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 
+from emu.engine.arrays import as_codes
 from emu.engine.kernels.draws import (
     GROUP,
     SPAN,
@@ -15,7 +16,7 @@ from emu.engine.kernels.draws import (
     steps_doubled,
 )
 from emu.engine.kernels.jit import CAST, launch
-from emu.number import MAX_RAND_BITS
+from emu.number import MAX_RAND_BITS, Format
 
 
 def load_words(seed: int, step: int, site: str, pass_: str, call: int) -> np.ndarray:
@@ -50,6 +51,8 @@ def resumed(loads, rand_bits: int, first: int) -> np.ndarray:
     So any part of a tensor is drawn alone: the operands of elements `first`, `first + 1`, ... are
     `random_operands(count, rand_bits, resumed(loads, rand_bits, first))`.
     """
+    if first < 0:
+        raise ValueError(f"first {first}: elements are counted from 0")
     states = _checked(rand_bits, loads)
     rows, column = divmod(first, STREAMS)
     advance(states, rows * rand_bits, _powers())
@@ -71,7 +74,7 @@ def _checked(rand_bits: int, loads) -> np.ndarray:
     if not 1 <= rand_bits <= MAX_RAND_BITS or np.shape(loads) != (STREAMS,):
         raise ValueError(f"{rand_bits} bits from {np.size(loads)} load words: a draw has 1 to "
                          f"{MAX_RAND_BITS} bits, and there are {STREAMS} LFSRs")
-    return np.array(loads, np.uint32)
+    return as_codes(loads, "loads", Format(32, signed=False), dtype=np.uint32).copy()
 
 
 @functools.cache
