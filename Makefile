@@ -14,7 +14,7 @@ demo: .venv/ready  ## train on digits, record a step, replay all vectors on the 
 
 test: .venv/ready  ## lint, then all tests
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 regression: .venv/ready  ## compare 100,000 products and 5,000 convolutions by every path
 	$(BIN)/python tests/regression.py
