@@ -171,6 +171,6 @@ def test_a_layer_names_the_tensor_that_is_not_finite(bad):
 
 @pytest.mark.parametrize(("text", "want"), [("s8 sat", 127), ("s8", 0), ("s8 sat_zero", 0)])
 def test_a_finite_value_of_any_size_enters_by_its_cast(text, want):
-    layer = nn.Layer("fc", LayerSpec.parse({"x": text}), nn.Backend())
+    layer = nn.Layer("fc", LayerSpec.parse({"x": text}), nn.Hardware(None, nn.Backend()))
     got = layer.enter("x", torch.tensor([2.0**1000], dtype=torch.float64), training=False)
     assert got.codes.tolist() == [want]

@@ -124,10 +124,10 @@ def test_relu_passes_the_error_where_x_is_positive():
     assert got == {"y": [[0, 0, 0, 0.25, 0.75]], "grad of x": [[0, 0, 0, 1, 1.125]]}
 
 
-def test_an_inplace_relu_leaves_its_input():
+def test_an_inplace_relu_changes_its_input():
     x = torch.tensor([-1.0, 1.0])
     nn.ReLU(inplace=True)(x)
-    assert x.tolist() == [-1, 1]
+    assert x.tolist() == [0, 1]
 
 
 def test_flatten_moves_codes_and_errors():

@@ -84,8 +84,7 @@ def layer_bounds(model: str) -> list[LayerBounds]:
     if path.is_dir():
         machine.load(Run(path, []).state())
     prober = _Prober(machine.backend, recipe.training.batch)
-    for layer in nn.layers(machine.model).values():
-        layer.backend = prober
+    nn.use_backend(machine.model, prober)
     machine.model.eval()  # the state of rules stays as training left it
     x, y = torch.from_numpy(images.train_x[:1]), torch.from_numpy(images.train_y[:1])
     nn.cross_entropy(machine.model(x), y).backward()

@@ -11,11 +11,12 @@ import torch
 import yaml
 
 from emu import nn
-from emu.nn.modules import FIXED
+from emu.nn import functions
 from emu.number import check_keys, unknown
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-KINDS = {cls.__name__: cls for cls in [*FIXED, nn.Activation]}
+KINDS = {kind: getattr(torch.nn, kind) for kind in [*functions.KINDS, "Flatten"]
+         if hasattr(torch.nn, kind)} | {"Activation": nn.Activation}
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,7 @@ def float_accuracy(recipe: Recipe, progress: Progress | None = None) -> float:
 def _recorded(machine: Machine) -> Recorder:
     """Let a recorder compute for `machine` from here on."""
     recorder = Recorder(machine.backend)
-    for layer in nn.layers(machine.model).values():
-        layer.backend = recorder
+    nn.use_backend(machine.model, recorder)
     return recorder
 
 

@@ -13,8 +13,7 @@ from emu.engine import offer_int_mm
 from emu.nn.audit import FloatSum, audit, host
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Config, Site
-from emu.nn.functional import cross_entropy
-from emu.nn.layer import Layer
+from emu.nn.layer import Hardware, Layer
 from emu.nn.modules import (
     Activation,
     AvgPool2d,
@@ -26,12 +25,14 @@ from emu.nn.modules import (
     fix,
     layers,
     to_grid,
+    use_backend,
 )
+from emu.nn.ops.loss import cross_entropy
 from emu.nn.optim import SGD, master_codes
 
 __all__ = ["SGD", "Activation", "AvgPool2d", "Backend", "Config", "Conv2d", "Flatten", "FloatSum",
-           "Layer", "Linear", "MaxPool2d", "Place", "ReLU", "Site", "audit", "cross_entropy", "fix",
-           "host", "layers", "master_codes", "to_grid"]
+           "Hardware", "Layer", "Linear", "MaxPool2d", "Place", "ReLU", "Site", "audit",
+           "cross_entropy", "fix", "host", "layers", "master_codes", "to_grid", "use_backend"]
 
 
 def _int_mm(a, b):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _state = threading.local()
 
@@ -37,6 +38,15 @@ class FloatSum(RuntimeError):
 
 
 class _Auditor(TorchDispatchMode):
+    def __enter__(self):
+        self.outer = getattr(_state, "counted", None)
+        _state.counted = WeakTensorKeyDictionary()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        _state.counted = self.outer
+        return super().__exit__(*error)
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.removeprefix("aten::")
         if getattr(_state, "host", 0):
@@ -55,20 +65,40 @@ class _Auditor(TorchDispatchMode):
 
 
 def _proved_sum(func, a, b, alpha=1, **kwargs):
-    """a + alpha * b, whose rounding error (Knuth's TwoSum) must be zero."""
+    """a + alpha * b, which must round nothing, or add gradients that are counted elsewhere."""
     before = a.clone() if isinstance(a, torch.Tensor) else a
     total = func(a, b, alpha=alpha, **kwargs)
     if isinstance(total, torch.Tensor) and total.is_floating_point():
-        a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (before, b))
-        name = func._schema.name
-        a, b = (b, -a) if "rsub" in name else (a, -b) if "sub" in name else (a, b)
-        s = total.to(torch.float64)
-        rest = s - a
-        if alpha != 1 or ((s != a + b) | ((a - (s - rest)) + (b - rest) != 0)).any():
+        with host():
+            x, y = (torch.as_tensor(x, dtype=torch.float64) for x in (before, b))
+            name = func._schema.name
+            x, y = (y, -x) if "rsub" in name else (x, -y) if "sub" in name else (x, y)
+            exact = alpha == 1 and sum_is_exact(x, y, total)
+        if not exact and not (_is_counted(a) and _is_counted(b)):
             raise FloatSum(f"{func}: a float sum that rounds, after layer "
                            f"{getattr(_state, 'site', None)!r}; use float64 (model.double()), or "
                            "narrower formats for what is added")
+        if not exact:
+            allow_sums_of(total)
     return total
+
+
+def sum_is_exact(a: torch.Tensor, b: torch.Tensor, total: torch.Tensor) -> bool:
+    """Whether total is a + b without rounding: the error of the sum, Knuth's TwoSum, is zero."""
+    with host():
+        a, b, s = a.double(), b.double(), total.double()
+        rest = s - a
+        return not bool(((s != a + b) | ((a - (s - rest)) + (b - rest) != 0)).any())
+
+
+def allow_sums_of(gradient: torch.Tensor) -> None:
+    """Autograd may add this tensor up and round: its codes are counted, exactly, elsewhere."""
+    if getattr(_state, "counted", None) is not None:
+        _state.counted[gradient] = None
+
+
+def _is_counted(x) -> bool:
+    return isinstance(x, torch.Tensor) and x in (getattr(_state, "counted", None) or ())
 
 
 def _proved_copy(func, *args, **kwargs):

@@ -54,6 +54,11 @@ def check_carrier(form: Format, dtype: torch.dtype, name: str) -> None:
 def to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: str) -> torch.Tensor:
     """Codes of `form` as grid values `code * 2^-frac` in `dtype`, exactly."""
     check_carrier(form, dtype, name)
+    return rounded(codes, form, dtype)
+
+
+def rounded(codes: np.ndarray, form: Format, dtype: torch.dtype) -> torch.Tensor:
+    """Codes of `form` as the values nearest to them in `dtype`."""
     carrier = np.float32 if dtype == torch.float32 else np.float64
     return torch.from_numpy(np.asarray(codes.astype(carrier) * carrier(form.step)))
 

@@ -17,11 +17,15 @@ KEYS = [f.name for f in fields(LayerSpec)]
 
 
 class Site(NamedTuple):
-    """A module of a model: its dotted path, its torch type, and the settings that it has."""
+    """An operation of a model: its dotted path, its kind, and the settings that it has.
+
+    The kind is the class of a torch module, or a function's name. `training` is the phase.
+    """
 
     path: str
     kind: str
     uses: tuple[str, ...] = tuple(KEYS)
+    training: bool = True
 
 
 class Config:

@@ -10,6 +10,7 @@ import torch
 from emu import engine
 from emu.nn import border
 from emu.nn.backend import Backend, Place
+from emu.nn.config import Site
 from emu.number import Cast, Format, Overflow, Rule
 from emu.spec import LayerSpec, MacSpec
 
@@ -22,8 +23,19 @@ class Codes(NamedTuple):
     passes: np.ndarray | None
 
 
+class Hardware:
+    """What all layers of a model share: the resolver of their sites, and the backend."""
+
+    def __init__(self, config, backend: Backend):
+        self.config, self.backend = config, backend
+
+    def resolve(self, site: Site) -> LayerSpec:
+        """The hardware of one site."""
+        return self.config.resolve(site)
+
+
 class Layer:
-    """A module's site, spec and backend; `fracs` is the state of its rules.
+    """An operation's site, spec and backend; `fracs` is the state of its rules.
 
     A rule chooses its binary point in training only: evaluation uses the last one, or, where
     there is none yet, one that it does not keep. A rule for the next tensor (`@previous`) uses the
@@ -31,20 +43,28 @@ class Layer:
     of parameters is 0.
     """
 
-    def __init__(self, site: str, spec: LayerSpec, backend: Backend, channels: int | None = None):
-        self.site, self.spec, self.backend, self.channels = site, spec, backend, channels
+    def __init__(self, site: str, spec: LayerSpec, hardware: Hardware,
+                 channels: int | None = None, evaluation: LayerSpec | None = None):
+        self.site, self.spec, self.hardware, self.channels = site, spec, hardware, channels
+        self.evaluation = spec if evaluation is None else evaluation
         self.fracs: dict[str, int] = {}
+        self.exact = True
 
-    def cast_of(self, name: str) -> Cast | Rule:
-        """The spec's cast or rule for one tensor; raises ValueError where there is none."""
-        return self._need(name, "a cast such as 's8f4 ties_even sat'")
+    @property
+    def backend(self) -> Backend:
+        """What computes."""
+        return self.hardware.backend
+
+    def cast_of(self, name: str, training: bool) -> Cast | Rule | None:
+        """The cast or rule of one tensor in this phase, None where it leaves as it is."""
+        return getattr(self.spec if training else self.evaluation, name)
 
     def mac(self, name: str) -> MacSpec:
         """The spec's MAC for one pass; raises ValueError where there is none."""
-        return self._need(name, "a MAC such as {acc: s24 sat}")
+        return self._need(name, self.spec, "a MAC such as {acc: s24 sat}")
 
-    def _need(self, name: str, what: str):
-        value = getattr(self.spec, name)
+    def _need(self, name: str, spec: LayerSpec, what: str):
+        value = getattr(spec, name)
         if value is None:
             raise ValueError(f"layer {self.site!r}: has no {name}; the configuration must give it "
                              f"{what}")
@@ -66,9 +86,17 @@ class Layer:
         self.fracs |= chosen
         return self._cast(name, codes, form, to, training)
 
+    def leave(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
+        """Codes of `form` cast by the spec's `name` where it has one, else as they are."""
+        if self.cast_of(name, training) is None:
+            return Codes(codes, form, None)
+        return self.requantise(name, codes, form, training)
+
     def _choose(self, name: str, training: bool, choose) -> tuple[Cast, dict[str, int]]:
         """(the spec's cast, or the one that its rule becomes; the frac to keep): see `Layer`."""
-        to, last = self.cast_of(name), self.fracs.get(name)
+        to = self._need(name, self.spec if training else self.evaluation,
+                        "a cast such as 's8f4 ties_even sat'")
+        last = self.fracs.get(name)
         if isinstance(to, Cast):
             return to, {}
         if last is not None and not training:
@@ -87,7 +115,7 @@ class Layer:
     def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, form: Format,
                training: bool) -> Codes:
         """Codes (..., H, W) of `form` over whole divisors (H, W), in the spec's cast `name`."""
-        to = self.cast_of(name)
+        to = self._need(name, self.spec if training else self.evaluation, "a cast")
         if isinstance(to, Rule):
             raise ValueError(f"layer {self.site!r}: {name} {to} divides by an area that is no "
                              "power of two, which needs a fixed binary point; give it a Cast")
@@ -99,8 +127,8 @@ class Layer:
 
         Gradients pass where they pass both casts.
         """
-        to = Cast(mac.result.format.with_frac(frac), self.spec.b.rounding, self.spec.b.overflow,
-                  self.spec.b.rand_bits)
+        own = self.cast_of("b", training)
+        to = Cast(mac.result.format.with_frac(frac), own.rounding, own.overflow, own.rand_bits)
         found = self._codes(self.backend.cast(self.place("preload", training), bias.codes,
                                               bias.form, to), to)
         both = [p for p in (bias.passes, found.passes) if p is not None]

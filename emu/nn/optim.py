@@ -26,7 +26,7 @@ class SGD(torch.optim.Optimizer):
         groups = []
         self.layers = {}
         for path, module in model.named_modules():
-            if not isinstance(module, FixedModule):
+            if not isinstance(module, FixedModule) or "" not in module.region.parts:
                 continue
             for name, parameter in module.named_parameters(recurse=False):
                 if module.layer.spec.update is None:

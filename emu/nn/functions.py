@@ -1,0 +1,54 @@
+"""Which torch functions the hardware computes, and by what: the whole torch side in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from emu.nn.ops import contract, pool
+from emu.spec import LayerSpec
+
+ALL = tuple(f.name for f in fields(LayerSpec))
+PRODUCT = ("x", "w", "y", "error", "forward", "grad_input", "grad_weight")  # of two activations
+CAST = ("x", "y", "error")
+NONE = ()
+
+
+class Entry(NamedTuple):
+    """One function of the hardware.
+
+    `name` names its sites within a module; a module that has one of `kinds` among its classes is
+    this function itself. `uses` are the settings of a LayerSpec that it has, `channels` is the axis
+    of its tensors that holds the channels. A composite function is written in other functions of
+    the table.
+    """
+
+    name: str
+    function: Callable
+    kinds: tuple[str, ...]
+    uses: tuple[str, ...]
+    channels: int | None = None
+    composite: bool = False
+
+
+TABLE: dict[Callable, Entry] = {}
+for names, entry in {
+    (F.linear,): Entry("linear", contract.linear, ("Linear",), ALL, -1),
+    (torch.conv2d,): Entry("conv2d", contract.conv2d, ("Conv2d",), ALL, 1),
+    (torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, torch.Tensor.matmul, torch.Tensor.bmm,
+     torch.Tensor.mm, torch.Tensor.mv, torch.Tensor.dot, torch.Tensor.__matmul__): Entry(
+         "matmul", contract.matmul, ("matmul",), PRODUCT),
+    (F.relu, F.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_): Entry(
+        "relu", pool.relu, ("ReLU",), NONE),
+    (F.max_pool2d, F.max_pool2d_with_indices): Entry("max_pool2d", pool.max_pool2d, ("MaxPool2d",),
+                                                     NONE),
+    (F.avg_pool2d,): Entry("avg_pool2d", pool.avg_pool2d, ("AvgPool2d",), ("y", "error"), -3),
+}.items():
+    TABLE.update(dict.fromkeys(names, entry))
+
+# Modules that are an entry's function: the classes that a configuration may name.
+KINDS = {kind: entry for entry in TABLE.values() for kind in entry.kinds}

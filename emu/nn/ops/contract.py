@@ -1,0 +1,225 @@
+"""Multiply-accumulate: linear layers, convolutions and products of matrices.
+
+Between layers tensors carry grid values: an operation casts what enters it, and an accumulator
+leaves exactly unless the spec gives `y`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from emu.nn import border
+from emu.nn.grads import Gradient
+from emu.nn.layer import Codes, Layer
+from emu.nn.operation import Operation, run
+
+
+class Contraction(Operation):
+    """x against w, with a bias: forward, both gradients and the bias gradient, each under its MAC.
+
+    Subclasses say what each pass multiplies; `shape` is that of the gradient.
+    """
+
+    def product(self, layer: Layer, training: bool, x, w, bias) -> np.ndarray:
+        raise NotImplementedError
+
+    def grad_input(self, layer: Layer, training: bool, error, w, shape) -> np.ndarray:
+        raise NotImplementedError
+
+    def grad_weight(self, layer: Layer, training: bool, x, error, shape) -> np.ndarray:
+        raise NotImplementedError
+
+    def error_rows(self, error: np.ndarray) -> np.ndarray:
+        """The errors (rows, outputs), whose sums are the bias gradient."""
+        raise NotImplementedError
+
+    def forward(self, layer, training, x, w, b=None):
+        self.x, self.w = layer.enter("x", x, training), layer.enter("w", w, training)
+        mac = layer.mac("forward")
+        form = mac.result.format
+        form = form.with_frac(self.x.form.frac + self.w.form.frac + form.frac)
+        self.bias = None
+        if b is not None:
+            self.bias = layer.preload(layer.enter("b", b, training), mac, form.frac, training)
+        codes = self.product(layer, training, self.x.codes, self.w.codes,
+                             None if self.bias is None else self.bias.codes)
+        out = layer.leave("y", codes, form, training)
+        self.passes = out.passes
+        return out
+
+    def backward(self, layer, training, gradient: Gradient, needs):
+        x, w, bias = self.x, self.w, self.bias
+        error = gradient.masked(self.passes).enter(layer, training)
+        found: list[Codes | None] = [None] * len(needs)
+        if needs[0]:
+            codes = self.grad_input(layer, training, error.codes, w.codes, x.codes.shape)
+            found[0] = Codes(masked(codes, x.passes), _result(layer, "grad_input", error, w), None)
+        if needs[1]:
+            codes = masked(self.grad_weight(layer, training, x.codes, error.codes, w.codes.shape),
+                           w.passes)
+            found[1] = self.leave_weight(layer, training, codes,
+                                         _result(layer, "grad_weight", x, error))
+        if bias is not None and needs[2]:
+            rows = self.error_rows(error.codes)
+            mac = layer.mac("grad_bias")
+            codes = layer.backend.matmul(layer.place("grad_bias", training), rows.T,
+                                         np.ones((rows.shape[0], 1), np.int64), mac)[:, 0]
+            form = mac.result.format.with_frac(error.form.frac + mac.result.format.frac)
+            found[2] = layer.requantise("grad_b", masked(codes, bias.passes), form, training)
+        return found
+
+    def leave_weight(self, layer: Layer, training: bool, codes, form) -> Codes:
+        """The weight gradient in its cast."""
+        return layer.requantise("grad_w", codes, form, training)
+
+
+def _result(layer: Layer, name: str, a: Codes, b: Codes):
+    form = layer.mac(name).result.format
+    return form.with_frac(a.form.frac + b.form.frac + form.frac)
+
+
+def masked(codes: np.ndarray, passes: np.ndarray | None) -> np.ndarray:
+    """The codes where `passes` (None: everywhere), 0 elsewhere."""
+    return codes if passes is None else np.where(passes, codes, 0)
+
+
+class _Linear(Contraction):
+    """x (..., in) times w (out, in): each pass is one matmul, k in the order of the definition."""
+
+    def product(self, layer, training, x, w, bias):
+        out = layer.backend.matmul(layer.place("forward", training), _rows(x), w.T,
+                                   layer.mac("forward"), bias)
+        return out.reshape(*x.shape[:-1], w.shape[0])
+
+    def grad_input(self, layer, training, error, w, shape):
+        return layer.backend.matmul(layer.place("grad_input", training), _rows(error), w,
+                                    layer.mac("grad_input")).reshape(shape)
+
+    def grad_weight(self, layer, training, x, error, shape):
+        return layer.backend.matmul(layer.place("grad_weight", training), _rows(x).T, _rows(error),
+                                    layer.mac("grad_weight")).T
+
+    def error_rows(self, error):
+        return _rows(error)
+
+
+class _Conv2d(Contraction):
+    """x (N, C, H, W) under w (O, C/groups, KH, KW)."""
+
+    def __init__(self, stride, padding, dilation, groups):
+        self.geometry = {"stride": stride, "padding": padding, "dilation": dilation,
+                         "groups": groups}
+
+    def product(self, layer, training, x, w, bias):
+        return layer.backend.conv2d(layer.place("forward", training), x, w, layer.mac("forward"),
+                                    bias, **self.geometry)
+
+    def grad_input(self, layer, training, error, w, shape):
+        return layer.backend.conv2d_grad_input(layer.place("grad_input", training), error, w,
+                                               layer.mac("grad_input"), shape[2:], **self.geometry)
+
+    def grad_weight(self, layer, training, x, error, shape):
+        return layer.backend.conv2d_grad_weight(layer.place("grad_weight", training), x, error,
+                                                layer.mac("grad_weight"), shape[2:],
+                                                **self.geometry)
+
+    def error_rows(self, error):
+        return error.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
+
+
+class _Matmul(Contraction):
+    """torch.matmul: x (..., M, K) times w (..., K, N), vectors and broadcasting as torch has them.
+
+    Many matrices against one are one tall matrix. The gradients of an operand that meets several
+    are added exactly.
+    """
+
+    def product(self, layer, training, x, w, bias):
+        if not x.ndim or not w.ndim:
+            raise ValueError(f"layer {layer.site!r}: {x.shape} @ {w.shape}; both need at least one "
+                             "axis")
+        x, w = x[None] if x.ndim == 1 else x, w[:, None] if w.ndim == 1 else w
+        out = *np.broadcast_shapes(x.shape[:-2], w.shape[:-2]), x.shape[-2], w.shape[-1]
+        self.rows = w.ndim == 2
+        self.shapes = [(math.prod(x.shape[:-1]), x.shape[-1]) if self.rows else x.shape, w.shape]
+        self.matrices = out if not self.rows else (self.shapes[0][0], w.shape[-1])
+        codes = self._each(layer, training, "forward", *(
+            t.reshape(shape) for t, shape in zip((x, w), self.shapes, strict=True))).reshape(out)
+        ends = (slice(None),) * (codes.ndim - 2)
+        codes = codes[(*ends, 0)] if self.x.codes.ndim == 1 else codes
+        return codes[..., 0] if self.w.codes.ndim == 1 else codes
+
+    def grad_input(self, layer, training, error, w, shape):
+        out = self._each(layer, training, "grad_input", error.reshape(self.matrices),
+                         w.reshape(self.shapes[1]).swapaxes(-1, -2))
+        return folded(out, self.shapes[0]).reshape(shape)
+
+    def grad_weight(self, layer, training, x, error, shape):
+        out = self._each(layer, training, "grad_weight",
+                         x.reshape(self.shapes[0]).swapaxes(-1, -2), error.reshape(self.matrices))
+        return folded(out, self.shapes[1]).reshape(shape)
+
+    def leave_weight(self, layer, training, codes, form):
+        return Codes(codes, border.holding(codes, form.frac), None)  # as that of x leaves
+
+    def _each(self, layer, training, name, a, b):
+        """The product of each pair of matrices, broadcast."""
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        pairs = zip(*(np.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, *x.shape[-2:])
+                      for x in (a, b)), strict=True)
+        place, mac = layer.place(name, training), layer.mac(name)
+        out = [layer.backend.matmul(place, *pair, mac) for pair in pairs]
+        shape = *lead, a.shape[-2], b.shape[-1]
+        return np.stack(out).reshape(shape) if out else np.zeros(shape, np.int64)
+
+
+def folded(codes: np.ndarray, shape: tuple) -> np.ndarray:
+    """The sum over the axes along which `shape` was broadcast; exact in int64."""
+    if codes.shape == tuple(shape):
+        return codes
+    codes = codes.astype(np.int64).sum(tuple(range(codes.ndim - len(shape))), dtype=np.int64)
+    axes = tuple(i for i, n in enumerate(shape) if n == 1 and codes.shape[i] != 1)
+    return codes.sum(axes, dtype=np.int64, keepdims=True) if axes else codes
+
+
+def _rows(codes: np.ndarray) -> np.ndarray:
+    return codes.reshape(-1, codes.shape[-1])
+
+
+def linear(layer: Layer, training: bool, input, weight, bias=None):
+    """torch.nn.functional.linear on codes."""
+    return run(_Linear(), layer, training, input, weight, bias)
+
+
+def conv2d(layer: Layer, training: bool, input, weight, bias=None, stride=1, padding=0, dilation=1,
+           groups=1):
+    """torch.nn.functional.conv2d on codes; x (N, C, H, W)."""
+    if input.dim() != 4:
+        raise ValueError(f"layer {layer.site!r}: x {tuple(input.shape)}; needs (N, C, H, W)")
+    padding = padding_of(layer, padding, weight.shape[2:], dilation)
+    return run(_Conv2d(stride, padding, dilation, groups), layer, training, input, weight, bias)
+
+
+def padding_of(layer: Layer, padding, kernel, dilation):
+    """The padding of each side; raises ValueError where "same" is one-sided."""
+    if padding == "valid":
+        return 0
+    if padding != "same":
+        return padding
+    spans = [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
+    if any(span % 2 for span in spans):
+        raise ValueError(f"layer {layer.site!r}: padding 'same' with kernel {tuple(kernel)} is "
+                         "one-sided; pad the input, or use an odd kernel")
+    return tuple(span // 2 for span in spans)
+
+
+def pair(value) -> tuple[int, int]:
+    """A size for both axes."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def matmul(layer: Layer, training: bool, input, other):
+    """torch.matmul on codes: two activations, cast by the spec's x and w, under its three MACs."""
+    return run(_Matmul(), layer, training, input, other)

@@ -1,0 +1,49 @@
+"""The loss on the host: the one part of a training step that may be outside the hardware."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from emu.nn.audit import host
+
+
+class _CrossEntropy(Function):
+    @staticmethod
+    def forward(ctx, logits, target):
+        with host():
+            z = logits.detach().double()
+            z = z - z.amax(1, keepdim=True)
+            log_p = z - z.exp().sum(1, keepdim=True).log()
+            rows = torch.arange(len(target))
+            ctx.grad = log_p.exp()
+            ctx.grad[rows, target] -= 1
+            ctx.grad /= len(target)
+            ctx.dtype = logits.dtype
+            return -log_p[rows, target].mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        with host():
+            return (ctx.grad * grad).to(ctx.dtype), None
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean softmax cross-entropy of logits (N, classes), on the host in float64.
+
+    The one part of a training step outside the hardware: its gradient enters by the last
+    layer's `error` cast.
+    """
+    if logits.dim() != 2 or target.shape != logits.shape[:1]:
+        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)}: needs "
+                         "(N, classes) and (N,)")
+    if not math.prod(logits.shape):
+        raise ValueError(f"logits {tuple(logits.shape)}: an empty batch has no mean loss")
+    if not 0 <= int(target.min()) <= int(target.max()) < logits.shape[1]:
+        raise ValueError(f"target from {int(target.min())} to {int(target.max())}: the logits have "
+                         f"classes 0 to {logits.shape[1] - 1}")
+    return _CrossEntropy.apply(logits, target)

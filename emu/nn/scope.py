@@ -1,0 +1,214 @@
+"""Scopes: while one is open, torch functions run on the hardware of the site that calls them.
+
+A site is a module's path, or the path and a function's name: `fc1`, `block.add`, `block.add_1`.
+A fixed module opens its own scope in forward; `fixed_scope(config)` opens one around models that
+know nothing of it. What the table does not have either moves values, which is exact, or computes in
+float: such a core is surrounded by the casts of its site and says `exact=False`.
+
+This is the only mode of the project. It belongs to the thread that opened it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from emu.nn import functions
+from emu.nn.audit import FloatSum, audit, visit
+from emu.nn.config import Site
+from emu.nn.grads import Alias
+from emu.nn.layer import Hardware, Layer
+from emu.nn.operation import run
+from emu.nn.ops.casts import Cast
+
+_state = threading.local()
+_moves: set = set()  # torch functions that were seen to round nothing
+
+
+class Region:
+    """The hardware of one module's operations: `parts` holds a Layer for each function's name.
+
+    The name is "" where the module is that operation (a Linear and `linear`). `kinds` are the names
+    of the module's classes. Layers are made when they are first used.
+    """
+
+    def __init__(self, path: str, kinds: tuple[str, ...], hardware: Hardware):
+        self.path, self.kinds, self.hardware = path, kinds, hardware
+        self.parts: dict[str, Layer] = {}
+        self.regions: dict[str, Region] = {}
+        self.alone = False  # whether it holds one function, which then takes its path
+
+    def layer(self, name: str, kind: str, uses: tuple[str, ...], channels: int | None) -> Layer:
+        """The layer of one function, by its name in this region."""
+        found = self.parts.get(name)
+        if found is None:
+            path = ".".join(part for part in (self.path, name) if part)
+            training, evaluation = (self.hardware.resolve(Site(path, kind, uses, phase))
+                                    for phase in (True, False))
+            found = self.parts.setdefault(name, Layer(path, training, self.hardware, channels,
+                                                      evaluation))
+        return found
+
+
+    def part(self, name: str) -> Region:
+        """The region of a function that is made of others."""
+        path = ".".join(part for part in (self.path, name) if part)
+        return self.regions.setdefault(name, Region(path, (), self.hardware))
+
+    def layers(self) -> dict[str, Layer]:
+        """Every layer there is so far, by its site."""
+        found = {layer.site: layer for layer in self.parts.values()}
+        for region in self.regions.values():
+            found |= region.layers()
+        return found
+
+
+class Frame:
+    """One running forward of a region, and how often each function has been called in it."""
+
+    def __init__(self, region: Region, training: bool):
+        self.region, self.training, self.calls = region, training, Counter()
+        self.mode: _Table | None = None
+
+    def call(self, func, args, kwargs):
+        """The function on the hardware, where it computes with floats."""
+        entry = functions.TABLE.get(func)
+        if entry is None or not any(x.is_floating_point() for x in _tensors(args, kwargs)):
+            return self._other(func, args, kwargs)
+        name = func.__name__
+        inplace = kwargs.pop("inplace", False) or (name[-1] == "_" and name[-2:] != "__")
+        out = self._fixed(entry, args, kwargs)
+        return args[0].copy_(out) if inplace else out
+
+    def _fixed(self, entry: functions.Entry, args, kwargs):
+        if entry.composite:
+            with running(Frame(self._within(entry), self.training)):
+                return entry.function(*args, **kwargs)
+        kind = next((kind for kind in self.region.kinds if kind in entry.kinds), None)
+        name = self._name("" if kind or self.region.alone else entry.name)
+        layer = self.region.layer(name, kind or entry.kinds[0], entry.uses, entry.channels)
+        visit(layer.site)
+        return entry.function(layer, self.training, *args, **kwargs)
+
+    def _within(self, entry) -> Region:
+        """The region of the functions that a composite one is made of."""
+        region = self.region
+        if any(kind in entry.kinds for kind in region.kinds):
+            return region
+        return region.part(self._name(entry.name))
+
+    def _name(self, name: str) -> str:
+        """The name of one more call."""
+        calls = self.calls[name]
+        self.calls[name] += 1
+        return name if not calls else f"{name}_{calls}".lstrip("_")
+
+    def _other(self, func, args, kwargs):
+        """A function that the hardware does not have: moved as it is, or a float core."""
+        users = [x for x in _tensors(args, kwargs) if x.requires_grad and hasattr(
+            x.grad_fn, "parts")]
+        if users:
+            aliases = {id(x): Alias.apply(x) for x in users}
+            args, kwargs = _replaced((args, kwargs), lambda x: aliases.get(id(x), x))
+        if func in _moves or not any(x.is_floating_point() for x in _tensors(args, kwargs)):
+            return func(*args, **kwargs)
+        try:
+            with audit():
+                out = func(*args, **kwargs)
+        except FloatSum:
+            return self._core(func, args, kwargs)
+        _moves.add(func)
+        return out
+
+    def _core(self, func, args, kwargs):
+        """A float function between the casts x and y of its site."""
+        name = func.__name__.strip("_")
+        layer = self.region.layer(self._name(name), name, functions.CAST, None)
+        layer.exact = False
+        visit(layer.site)
+        enter = lambda x: run(Cast("x"), layer, self.training, x)  # noqa: E731
+        leave = lambda x: run(Cast("y"), layer, self.training, x)  # noqa: E731
+        floats = lambda cast: lambda x: cast(x) if x.is_floating_point() else x  # noqa: E731
+        if layer.cast_of("x", self.training) is not None:
+            args, kwargs = _replaced((args, kwargs), floats(enter))
+        out = func(*args, **kwargs)
+        if layer.cast_of("y", self.training) is not None:
+            out = _replaced(out, floats(leave))
+        return out
+
+
+class _Table(TorchFunctionMode):
+    """Sends every torch function to the frame that runs."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        _state.open = False  # torch takes a mode off the stack while it handles a function
+        try:
+            return _state.frames[-1].call(func, args, kwargs or {})
+        finally:
+            _state.open = True
+
+
+@contextmanager
+def running(frame: Frame):
+    """Run torch functions in this frame, until its forward ends."""
+    push(frame)
+    try:
+        yield
+    finally:
+        pop()
+
+
+def push(frame: Frame) -> None:
+    """Begin a frame; the mode is entered with the first one, or with one begun inside it."""
+    mode = None if getattr(_state, "open", False) else _Table()
+    frames = _state.frames = getattr(_state, "frames", [])
+    if mode is not None:
+        mode.__enter__()
+        _state.open = True
+    frames.append(frame)
+    frame.mode = mode
+
+
+def pop() -> None:
+    """End the last frame."""
+    mode = _state.frames.pop().mode
+    if mode is not None:
+        _state.open = False
+        mode.__exit__(None, None, None)
+
+
+def _tensors(*values):
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(*value)
+        elif isinstance(value, dict):
+            yield from _tensors(*value.values())
+
+
+def _replaced(value, change):
+    """The value with every tensor in it changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_replaced(x, change) for x in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_replaced(x, change) for x in value)
+    if isinstance(value, dict):
+        return {key: _replaced(x, change) for key, x in value.items()}
+    return value
+
+
+@contextmanager
+def named(name: str):
+    """Give the next function of a composite one a name of its own."""
+    top = _state.frames[-1]
+    region = top.region.part(top._name(name))
+    region.alone = True
+    with running(Frame(region, top.training)):
+        yield
