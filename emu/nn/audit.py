@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 _state = threading.local()
 
 # Operations that move or compare values and round nothing; views are known by their schema.
-_EXACT = {
+EXACT = {
     "abs", "bitwise_and", "clamp", "clamp_max", "clamp_min", "eq", "ge", "gt", "isinf", "isnan",
     "le", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "ne", "neg",
     "relu", "relu_", "sign", "threshold_backward",
@@ -55,7 +55,7 @@ class _Auditor(TorchDispatchMode):
             return _proved_sum(func, *args, **(kwargs or {}))
         if name in ("_to_copy", "copy_"):
             return _proved_copy(func, *args, **(kwargs or {}))
-        if not func.is_view and name not in _EXACT and any(
+        if not func.is_view and name not in EXACT and any(
                 isinstance(x, torch.Tensor) and x.is_floating_point()
                 for x in _flat([*args, *(kwargs or {}).values()])):
             raise FloatSum(f"{func}: float arithmetic outside the hardware, after layer "

@@ -57,6 +57,9 @@ class Config:
         check_keys(config, ["default", "by_type", "by_name"], "config")
         return cls(**config)
 
+    def __str__(self) -> str:
+        return str({"default": self.default, "by_type": self.by_type, "by_name": self.by_name})
+
     def resolve(self, site: Site) -> LayerSpec:
         """The hardware of one module. Raises ValueError, naming the module, for a bad text."""
         merged = {**self.default, **self.by_type.get(site.kind, {})}

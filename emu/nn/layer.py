@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from typing import ClassVar, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -14,6 +16,9 @@ from emu.nn.config import Site
 from emu.number import Cast, Format, Overflow, Rule
 from emu.spec import LayerSpec, MacSpec
 
+STATEFUL = "auto:", "stochastic", "fixed"  # words of settings with state
+_numbers = itertools.count()
+
 
 class Codes(NamedTuple):
     """A tensor inside the hardware: codes, their format, and where gradients pass (None: all)."""
@@ -24,10 +29,26 @@ class Codes(NamedTuple):
 
 
 class Hardware:
-    """What all layers of a model share: the resolver of their sites, and the backend."""
+    """What all layers of a model share: the resolver of their sites, and the backend.
+
+    `key` finds it in `known`: a compiled graph holds texts alone. It is static where no setting has
+    state: no rule chooses binary points, nothing is drawn.
+    """
+
+    known: ClassVar[WeakValueDictionary[str, Hardware]] = WeakValueDictionary()
 
     def __init__(self, config, backend: Backend):
         self.config, self.backend = config, backend
+        self._enrol()
+
+    def _enrol(self):
+        self.key = f"hardware {next(_numbers)}"
+        self.known[self.key] = self
+        self.static = not any(word in str(self.config) for word in STATEFUL)
+
+    def __setstate__(self, state: dict):
+        self.__dict__.update(state)
+        self._enrol()
 
     def resolve(self, site: Site) -> LayerSpec:
         """The hardware of one site."""

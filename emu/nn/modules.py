@@ -46,8 +46,14 @@ class FixedModule(torch.nn.Module):
         return self.region.parts[""]
 
     def forward(self, *args, **kwargs):
+        if torch.compiler.is_compiling() and not self.region.hardware.static:
+            return self._eager(*args, **kwargs)
         with running(Frame(self.region, self.training)):
             return super().forward(*args, **kwargs)
+
+    @torch.compiler.disable
+    def _eager(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
 
     def extra_repr(self) -> str:
         """The parent's line, then the hardware."""
@@ -71,6 +77,9 @@ class _Only:
 
     def resolve(self, site: Site) -> LayerSpec:
         return self.spec
+
+    def __str__(self) -> str:
+        return str(self.spec)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch.overrides import TorchFunctionMode
 
-from emu.nn import functions
+from emu.nn import compiled, functions
 from emu.nn.audit import FloatSum, audit, visit
 from emu.nn.config import Site
 from emu.nn.grads import Alias
@@ -46,7 +46,7 @@ class Region:
         """The layer of one function, by its name in this region."""
         found = self.parts.get(name)
         if found is None:
-            path = ".".join(part for part in (self.path, name) if part)
+            path = self.path_of(name)
             training, evaluation = (self.hardware.resolve(Site(path, kind, uses, phase))
                                     for phase in (True, False))
             found = self.parts.setdefault(name, Layer(path, training, self.hardware, channels,
@@ -54,10 +54,13 @@ class Region:
         return found
 
 
+    def path_of(self, name: str) -> str:
+        """The site of one function."""
+        return f"{self.path}.{name}" if self.path and name else self.path or name
+
     def part(self, name: str) -> Region:
         """The region of a function that is made of others."""
-        path = ".".join(part for part in (self.path, name) if part)
-        return self.regions.setdefault(name, Region(path, (), self.hardware))
+        return self.regions.setdefault(name, Region(self.path_of(name), (), self.hardware))
 
     def layers(self) -> dict[str, Layer]:
         """Every layer there is so far, by its site."""
@@ -81,6 +84,9 @@ class Frame:
             return self._other(func, args, kwargs)
         name = func.__name__
         inplace = kwargs.pop("inplace", False) or (name[-1] == "_" and name[-2:] != "__")
+        if inplace and torch.compiler.is_compiling():
+            kept = args[0].clone(), *args[1:]  # what the graph's backward reads must not change
+            return args[0].copy_(self._fixed(entry, kept, kwargs))
         out = self._fixed(entry, args, kwargs)
         return args[0].copy_(out) if inplace else out
 
@@ -90,6 +96,10 @@ class Frame:
                 return entry.function(*args, **kwargs)
         kind = next((kind for kind in self.region.kinds if kind in entry.kinds), None)
         name = self._name("" if kind or self.region.alone else entry.name)
+        if torch.compiler.is_compiling():
+            path = self.region.path_of(name)
+            return compiled.call(entry, self.region.hardware.key, path, kind or entry.kinds[0],
+                                 self.training, args, kwargs)
         layer = self.region.layer(name, kind or entry.kinds[0], entry.uses, entry.channels)
         visit(layer.site)
         return entry.function(layer, self.training, *args, **kwargs)
@@ -109,6 +119,10 @@ class Frame:
 
     def _other(self, func, args, kwargs):
         """A function that the hardware does not have: moved as it is, or a float core."""
+        if torch.compiler.is_compiling():
+            if not compiled.moves(func.__name__):
+                torch._dynamo.graph_break(f"{func.__name__}: a float core is not compiled")
+            return func(*args, **kwargs)
         users = [x for x in _tensors(args, kwargs) if x.requires_grad and hasattr(
             x.grad_fn, "parts")]
         if users:
