@@ -31,7 +31,8 @@ class Simulator(str, Enum):
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe, or a YAML file")],
-    data: Annotated[str | None, typer.Option(help="digits, or mnist:DIR")] = None,
+    data: Annotated[str | None, typer.Option(
+        help="digits, mnist:DIR, cifar10:DIR, patches, lookup; instead of the recipe's")] = None,
     folder: Annotated[Path | None, typer.Option(
         "--out", help="run folder; default runs/RECIPE")] = None,
     record: Annotated[Path | None, typer.Option(

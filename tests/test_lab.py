@@ -264,7 +264,7 @@ def test_test_digits_are_shuffled_and_apart():
 
 
 @pytest.mark.parametrize(("source", "message"), [
-    ("cifar", "data 'cifar': write digits, or mnist:DIR"),
+    ("cifar", "data 'cifar': write digits, patches, lookup, or mnist:DIR"),
     ("mnist:/nowhere", "data folder /nowhere: does not exist"),
 ])
 def test_unknown_data_is_refused(source, message):

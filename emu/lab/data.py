@@ -1,21 +1,20 @@
-"""Labelled images: scikit-learn's digits, or a folder of MNIST IDX files."""
+"""Labelled examples: scikit-learn's digits, files of MNIST or CIFAR-10, or generated ones."""
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from emu.lab import files
+
 TEST_DIGITS = Path(__file__).with_name("digits_test.txt")
 
 
 class Images(NamedTuple):
-    """float64 images (N, 1, H, W) on a power-of-two grid in [0, 1], int64 labels (N,)."""
+    """float64 images (N, C, H, W) on a power-of-two grid in [0, 1], or int64 tokens (N, length),
+    and int64 labels (N,)."""
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -24,16 +23,25 @@ class Images(NamedTuple):
 
 
 def load(source: str) -> Images:
-    """`digits`, or `mnist:DIR` with the four IDX files of MNIST, gzipped or not.
+    """`digits`, `mnist:DIR`, `cifar10:DIR`, or what is generated: `patches`, `lookup`.
 
     Raises ValueError for an unknown source and for files that are missing or malformed.
     """
     kind, _, folder = str(source).partition(":")
-    if kind == "digits" and not folder:
-        return _digits()
-    if kind == "mnist" and folder:
-        return _mnist(Path(folder))
-    raise ValueError(f"data {source!r}: write digits, or mnist:DIR with a folder of IDX files")
+    if kind in OWN and not folder:
+        return OWN[kind]()
+    if kind in FILES and folder:
+        train_x, train_y, test_x, test_y = FILES[kind](Path(folder))
+        return Images(*(_grid(part) for part in (train_x, train_y, test_x, test_y)))
+    raise ValueError(f"data {source!r}: write {', '.join(OWN)}, or "
+                     + " or ".join(f"{name}:DIR" for name in FILES) + " with a folder of its files")
+
+
+def _grid(part: np.ndarray) -> np.ndarray:
+    """Labels as int64; pixels 0..255 over 256, so that the grid is 2^-8, with channels."""
+    if part.ndim == 1:
+        return part.astype(np.int64)
+    return (part[:, None] if part.ndim == 3 else part) / 256
 
 
 def _digits() -> Images:
@@ -47,38 +55,30 @@ def _digits() -> Images:
     return Images(x[train], y[train], x[test], y[test])
 
 
-def _mnist(folder: Path) -> Images:
-    """Pixels 0..255 over 256, so that the grid is 2^-8."""
-    parts = []
-    for part in ("train", "t10k"):
-        images = _idx(folder, f"{part}-images", 3)
-        labels = _idx(folder, f"{part}-labels", 1)
-        if len(images) != len(labels):
-            raise ValueError(f"data {folder}: {len(images)} {part} images but {len(labels)} labels")
-        parts += [images[:, None] / 256, labels.astype(np.int64)]
-    return Images(*parts)
+def _patches() -> Images:
+    """3 x 32 x 32 images whose class is which of ten small patterns lies in them, somewhere.
+
+    2048 to train and 512 to test, with noise; the same each time.
+    """
+    rng = np.random.default_rng(10)
+    patterns = rng.integers(64, 192, (10, 3, 8, 8))
+    labels = rng.integers(0, 10, 2560)
+    images = rng.integers(0, 48, (2560, 3, 32, 32))
+    for image, label, (y, x) in zip(images, labels, rng.integers(0, 25, (2560, 2)), strict=True):
+        image[:, y:y + 8, x:x + 8] += patterns[label]
+    x, y = images / 256, labels.astype(np.int64)
+    return Images(x[:2048], y[:2048], x[2048:], y[2048:])
 
 
-def _idx(folder: Path, stem: str, ndim: int) -> np.ndarray:
-    """One IDX file: two zero bytes, the type (8: uint8), the axes, their big-endian sizes."""
-    if not folder.is_dir():
-        raise ValueError(f"data folder {folder}: does not exist; give mnist:DIR the folder of the "
-                         "four IDX files")
-    names = [f"{stem}{dot}idx{ndim}-ubyte{end}" for dot in "-." for end in (".gz", "")]
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
-        raise ValueError(f"data folder {folder}: has no {names[0]}, gzipped or not")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if raw[:4] != bytes([0, 0, 8, ndim]):
-        raise ValueError(f"{path}: starts with {raw[:4].hex()}, not 000008{ndim:02x}, so it is no "
-                         f"IDX file of bytes with {ndim} axes")
-    if len(raw) < 4 + 4 * ndim:
-        raise ValueError(f"{path}: {len(raw)} bytes end in its header; it is truncated")
-    shape = struct.unpack(f">{ndim}I", raw[4:4 + 4 * ndim])
-    body = raw[4 + 4 * ndim:]
-    if len(body) != math.prod(shape):
-        raise ValueError(f"{path}: {len(body)} bytes of data for shape {shape}; it is truncated")
-    return np.frombuffer(body, np.uint8).reshape(shape)
+def _lookup() -> Images:
+    """Nine tokens of 0 to 7; the class is the token that the first one points at: x[1 + x[0]].
+
+    4096 to train and 1024 to test; the same each time.
+    """
+    x = np.random.default_rng(11).integers(0, 8, (5120, 9))
+    y = x[np.arange(len(x)), 1 + x[:, 0]]
+    return Images(x[:4096], y[:4096], x[4096:], y[4096:])
+
+
+OWN = {"digits": _digits, "patches": _patches, "lookup": _lookup}
+FILES = {"mnist": files.mnist, "cifar10": files.cifar10}

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from emu import nn
+from emu.lab.models import MODELS
 from emu.nn import functions
 from emu.number import check_keys, unknown
 
@@ -49,7 +50,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment. `network` names modules in order; `hardware` is an `emu.nn.Config`.
+    """One experiment. `hardware` is an `emu.nn.Config`.
+
+    `network` names modules in order, or is one of `emu.lab.models`.
 
     `record_batch` is the batch of a recorded step, small enough for an RTL simulator; every
     `monitor`-th step of the training is watched, none where it is 0.
@@ -57,7 +60,7 @@ class Recipe:
 
     about: str
     data: str
-    network: Mapping
+    network: Mapping | str
     training: Training
     hardware: Mapping
     seed: int = 0
@@ -76,8 +79,11 @@ class Recipe:
         """A recipe from its mapping; raises ValueError naming an unknown or missing key."""
         check_keys(items, [f.name for f in fields(cls)], "recipe")
         network = items.get("network", {"": None})
-        if not isinstance(network, Mapping) or not network:
-            raise ValueError(f"recipe network {network!r}: needs a mapping of names to modules")
+        if isinstance(network, str) and network not in MODELS:
+            raise unknown("recipe network", network, MODELS)
+        if not isinstance(network, Mapping | str) or not network:
+            raise ValueError(f"recipe network {network!r}: needs a mapping of names to modules, or "
+                             f"one of {', '.join(MODELS)}")
         for key in ("about", "data", "network", "training", "hardware"):
             if key not in items:
                 raise ValueError(f"recipe: {key!r} is missing")
@@ -106,15 +112,16 @@ class Recipe:
         items["training"]["milestones"] = list(self.training.milestones)
         return items
 
-    def float_model(self, shape: tuple[int, ...]) -> torch.nn.Sequential:
-        """The network in float64 for images of `shape` (C, H, W), initialised from `seed`.
+    def float_model(self, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
+        """The network in float64 for inputs of `shape`, initialised from `seed`.
 
         `in_features` and `in_channels` follow from the shape where they are left out.
         """
-        x = torch.zeros(1, *shape)
-        modules = OrderedDict()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
+            if isinstance(self.network, str):
+                return MODELS[self.network](shape, classes).double()
+            x, modules = torch.zeros(1, *shape), OrderedDict()
             for name, entry in self.network.items():
                 modules[name], x = _module(name, entry, x)
         return torch.nn.Sequential(modules).double()

@@ -32,7 +32,7 @@ class Machine(NamedTuple):
     def build(cls, recipe: Recipe, images: Images) -> Machine:
         """The recipe's network on its hardware, as it is before the first step."""
         backend = Backend(recipe.seed)
-        model = nn.fix(recipe.float_model(images.train_x.shape[1:]), recipe.hardware, backend)
+        model = nn.fix(float_model(recipe, images), recipe.hardware, backend)
         return cls(model, nn.SGD(model, recipe.training.lr, recipe.training.momentum), backend)
 
     def state(self) -> dict:
@@ -85,10 +85,15 @@ def _rehearse(recipe: Recipe, images: Images, record: Path | None) -> None:
         golden.check_traces(recorder.traces)
 
 
+def float_model(recipe: Recipe, images: Images) -> torch.nn.Module:
+    """The recipe's network in float64 for these images."""
+    return recipe.float_model(images.train_x.shape[1:], int(images.train_y.max()) + 1)
+
+
 def float_accuracy(recipe: Recipe, progress: Progress | None = None) -> float:
     """Test accuracy of the same network, data and schedule in plain float64 torch."""
     images = load(recipe.data)
-    model = recipe.float_model(images.train_x.shape[1:])
+    model = float_model(recipe, images)
     optimizer = torch.optim.SGD(model.parameters(), recipe.training.lr, recipe.training.momentum)
     for epoch in range(recipe.training.epochs):
         _set_rate(optimizer, recipe, epoch)
