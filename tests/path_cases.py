@@ -154,9 +154,9 @@ def every_path(mac: MacSpec, a, b, bias, found: dict, turn: bool = False) -> lis
     """The paths that this MAC may take, turned over or not; `found` receives their codes."""
     rows, columns, start = (b.T, a.T, bias[:, None]) if turn else (a, b, bias[None])
     problem = paths.Problem(Rows(rows), Matrix(columns), mac, start)
-    names = list(paths.candidates(problem))
+    names = list(paths.candidates(problem.facts))
     for path in names:
-        codes, up = compute(problem, path, start)
+        codes, up = compute(problem, path)
         out = ((codes << up) >> up)[:rows.shape[0], :columns.shape[1]]
         found[path, turn] = out.T if turn else out
     return names

@@ -71,7 +71,7 @@ def check(rows, columns, mac, start) -> None:
     """All paths give what the oracle gives; start (N,)."""
     want = oracle(rows, columns, mac, start)
     problem = paths.Problem(Rows(rows), Matrix(columns), mac, start[None])
-    for path in {None, "plain", *paths.candidates(problem)}:
+    for path in {None, "plain", *paths.candidates(problem.facts)}:
         assert np.array_equal(engine.matmul(rows, columns, mac, start, path=path), want), (
             str(mac), path)
 

@@ -17,7 +17,7 @@ from emu.engine.operands import Matrix, Rows
 def order_free(a, b, bias, mac) -> bool:
     """Whether an exact sum, fitted at the end, is the path that is taken."""
     problem = paths.Problem(Rows(a), Matrix(b), mac, bias[None])
-    return next(paths.candidates(problem), "plain").startswith(
+    return next(paths.candidates(problem.facts), "plain").startswith(
         ("int_mm", "quads", "pairs", "sum"))
 
 

@@ -30,7 +30,7 @@ def problem(mac: MacSpec, a: np.ndarray, b: np.ndarray, bias: np.ndarray) -> pat
 
 def offered(mac: MacSpec, a, b, bias) -> list[str]:
     """The paths that this MAC may take, "plain" not among them."""
-    return list(paths.candidates(problem(mac, a, b, bias)))
+    return list(paths.candidates(problem(mac, a, b, bias).facts))
 
 
 def between(bounds: tuple[int, int], shape: tuple[int, int], seed: int) -> np.ndarray:

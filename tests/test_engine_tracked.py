@@ -37,9 +37,9 @@ def tracked(monkeypatch):
         seen.clear()
         start = np.broadcast_to(np.asarray(bias, np.int64), (1, b.shape[1]))
         problem = Problem(Rows(a), Matrix(b), mac, start)
-        assert "tracked" in candidates(problem)
+        assert "tracked" in candidates(problem.facts)
         monkeypatch.setattr(run, "launch", launch)
-        codes, up = run.compute(problem, "tracked", start)
+        codes, up = run.compute(problem, "tracked")
         monkeypatch.undo()
         got = codes[:len(a), :b.shape[1]]
         assert up == 0 and np.array_equal(

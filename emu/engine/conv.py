@@ -92,12 +92,12 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding
     outputs = w.reshape(groups, -1, w.shape[1], *w.shape[2:]).transpose(0, 2, 1, 3, 4)
     w = outputs.reshape(-1, *outputs.shape[2:])
     lo, hi = mac.acc.range
-    if mac.lanes > 1 or mac.tile or start.min() < lo or start.max() > hi:
+    if mac.lanes > 1 or mac.tile or (start is not None and (start.min() < lo or start.max() > hi)):
         error, step = im2col.spread(error, g.stride), (1, 1)
     else:  # a hole adds zero to an accumulator in its range: pixels of a phase meet the same taps
         step = g.stride
     result = np.empty((error.shape[0], w.shape[0], *size), _dtype(mac))
-    result[...] = start[:, None, None]  # of pixels that meet no tap
+    result[...] = 0 if start is None else start[:, None, None]  # of pixels that meet no tap
     for y in range(min(step[0], size[0])):
         for x in range(min(step[1], size[1])):
             # Pixel y meets tap ky at row (y + padding - ky * dilation) / stride of the error.
@@ -141,7 +141,7 @@ def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dila
     # Neighbouring taps of one row, with all their channels, are neighbours in memory.
     run = kernel[1] if g.dilation[1] == 1 and groups == 1 else 1
     result = np.empty(weights, _dtype(mac))
-    start, channels = np.zeros((1, 1), np.int64), weights[1]
+    channels = weights[1]
     for group in range(groups):
         rows = Rows(_share(errors, group, groups))
         for ky in range(kernel[0]):
@@ -149,7 +149,7 @@ def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dila
                 tap = ky * g.dilation[0] * spans[1] + kx * g.dilation[1]
                 columns = Shifted(pixels, (places + tap) * x.shape[1] + group * channels,
                                   run * channels)
-                c = accumulate(rows, columns, mac, start, path)
+                c = accumulate(rows, columns, mac, None, path)
                 _share(result, group, groups)[:, :, ky, kx:kx + run] = c.reshape(
                     -1, run, channels).transpose(0, 2, 1)
     return result
@@ -172,15 +172,15 @@ def _planes(planes, taps, w, mac, groups, start, path, result, first=(0, 0), ste
         share = slice(group * outputs, (group + 1) * outputs)
         off = starts[tap] + (group * channels + channel) * planes.count
         rows = np.where(real, w[share][:, channel, tap], 0)
-        codes, up = sums(Rows(rows), Shifted(planes, off, planes.count), mac, start[share, None],
-                         path)
+        codes, up = sums(Rows(rows), Shifted(planes, off, planes.count), mac,
+                         None if start is None else start[share, None], path)
         launch(lift, codes.size // 4, codes[:outputs], planes.pitch, up, group * outputs, first,
                step, result)
 
 
-def _start(bias, outputs: int, mac: MacSpec) -> np.ndarray:
+def _start(bias, outputs: int, mac: MacSpec) -> np.ndarray | None:
     if bias is None:
-        return np.zeros(outputs, np.int64)
+        return None
     if np.shape(bias) != (outputs,):
         raise ValueError(f"bias: shape {np.shape(bias)} for {outputs} outputs; give one for each")
     return as_codes(bias, "bias", mac.result.format, 1)

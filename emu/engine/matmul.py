@@ -37,32 +37,35 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray
         raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {a.shape[1]} and "
                          f"{b.shape[0]} differ")
     m, n = a.shape[0], b.shape[1]
-    start = np.zeros(n, np.int64)
+    start = None
     if bias is not None:
         start = as_codes(bias, "bias", mac.result.format, 1)
-    if start.shape != (n,):
-        raise ValueError(f"bias: shape {start.shape} for {n} outputs; give one for each column")
+        if start.shape != (n,):
+            raise ValueError(f"bias: shape {start.shape} for {n} outputs; give one for each column")
     if (scope := watching()) is not None:
-        return narrowed(watch_matmul(scope, a, b, mac, start[None]), mac.result.format)
+        return narrowed(watch_matmul(scope, a, b, mac, np.zeros((1, n), np.int64) if start is None
+                                     else start[None]),
+                        mac.result.format)
     if not m * n:
         return narrowed(np.empty((m, n), np.int64), mac.result.format)
     if path == "plain":
         return narrowed(plain(a, b, mac, start), mac.result.format)
-    # Columns fill whole vectors, rows do not: turn the product over where that wastes less.
+    # Columns fill whole vectors, rows do not: turn the product over where that wastes less, by so
+    # much that it pays for turning the result back.
     wide = lambda rows, columns: -(-rows // ROWS) * -(-columns // 32) * 32 * ROWS  # noqa: E731
-    if wide(n, m) < wide(m, n):
-        out = accumulate(Rows(b.T), Matrix(a.T), mac, start[:, None], path)
+    if 5 * wide(n, m) < 4 * wide(m, n):
+        out = accumulate(Rows(b.T), Matrix(a.T), mac, None if start is None else start[:, None],
+                         path)
         return narrowed(np.ascontiguousarray(out.T), mac.result.format)
-    out = accumulate(Rows(a), Matrix(b), mac, start[None], path)
-    return narrowed(out, mac.result.format)
+    return narrowed(accumulate(Rows(a), Matrix(b), mac, start, path), mac.result.format)
 
 
-def plain(a, b, mac: MacSpec, start: np.ndarray) -> np.ndarray:
+def plain(a, b, mac: MacSpec, start: np.ndarray | None) -> np.ndarray:
     """The MAC as the definition writes it, on int64 matrices."""
     shape = a.shape[0], b.shape[1]
     out = np.empty(shape, np.int64)
     a, b, start = (np.require(codes, np.int64, ["C", "W"])
-                   for codes in (a, b, np.broadcast_to(start, shape)))
+                   for codes in (a, b, np.broadcast_to(0 if start is None else start, shape)))
     outer = stage(mac.acc.format.frac, mac.result)
     steps = kernels.Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))
     launch(kernels.step_matmul, a.size * b.shape[1], a, b, start, stage(0, mac.product),
@@ -70,12 +73,12 @@ def plain(a, b, mac: MacSpec, start: np.ndarray) -> np.ndarray:
     return out
 
 
-def accumulate(rows: Rows, columns, mac: MacSpec, start: np.ndarray,
+def accumulate(rows: Rows, columns, mac: MacSpec, start: np.ndarray | None,
                path: str | None = None) -> np.ndarray:
     """rows (M, K) against columns (K, count) -> codes of `mac.result` (M, count).
 
-    `start` holds the start values and broadcasts to the result. Raises ValueError where `path`
-    would not be exact.
+    `start` holds the start values and broadcasts to the result; None is zero everywhere. Raises
+    ValueError where `path` would not be exact.
     """
     codes, up = sums(rows, columns, mac, start, path)
     if up:
@@ -83,7 +86,8 @@ def accumulate(rows: Rows, columns, mac: MacSpec, start: np.ndarray,
     return codes[:rows.codes.shape[0], :columns.count]
 
 
-def sums(rows: Rows, columns, mac: MacSpec, start: np.ndarray, path: str | None) -> Sums:
+def sums(rows: Rows, columns, mac: MacSpec, start: np.ndarray | None,
+         path: str | None) -> Sums:
     """As `accumulate`, in whole tiles and with the bits above a wrapping accumulator."""
     if mac.outer is not None:
         return Sums(_two_levels(rows, columns, mac, start, path), 0)
@@ -91,7 +95,7 @@ def sums(rows: Rows, columns, mac: MacSpec, start: np.ndarray, path: str | None)
     chosen = choose(problem, path)
     if chosen == "plain":
         return Sums(plain(rows.codes, columns.matrix(), mac, start), 0)
-    return compute(problem, chosen, start)
+    return compute(problem, chosen)
 
 
 def _two_levels(rows, columns, mac, start, path):
@@ -103,8 +107,8 @@ def _two_levels(rows, columns, mac, start, path):
         return plain(rows.codes, columns.matrix(), mac, start)
     inner, acc, zeros = _inner(mac), stage(0, mac.acc), mac.acc.format.frac - mac.outer.format.frac
     spilled = np.empty((rows.codes.shape[0], columns.count), np.int64)
-    spilled[...] = start
-    begin = np.zeros((1, 1), np.int64)
+    spilled[...] = 0 if start is None else start
+    begin = None
     for k in range(0, columns.depth, mac.tile):
         if mac.reload:
             begin = np.empty_like(spilled)

@@ -70,6 +70,13 @@ class Rows:
         """The codes with `up` zeros appended."""
         return self.codes.astype(np.int64) << up if up else self.codes
 
+    def sums(self, a: np.ndarray) -> np.ndarray:
+        """The sums of the rows of packed words of four codes, those of the last tile's fill too."""
+        if "sums" not in self.kept:
+            self.kept["sums"] = np.zeros(a.shape[0] * ROWS, np.int32)
+            launch(gemm.quad_sums, a.size, a, self.kept["sums"])
+        return self.kept["sums"]
+
     def packed(self, lane: gemm.Lane, dtype, lanes: int, up: int) -> np.ndarray:
         """Tiles of words of the scaled codes, k filled with zeros to steps of `lanes` words."""
         key = lane.product, dtype, lanes, up

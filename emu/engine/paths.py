@@ -1,21 +1,27 @@
 """Which kernel computes a MAC, and why its result is exact.
 
-A `Problem` is one level of accumulation: rows of a against columns of x. `candidates` yields every
-path that provably gives the definition's codes, the fastest first; all give the same codes.
+A `Problem` is one level of accumulation: rows of a against columns of x. From its `Facts`,
+`candidates` yields every path that provably gives the definition's codes, the fastest first; all
+give the same codes.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 
+from emu.engine.arrays import LIMITS
 from emu.engine.kernels.lanes import rounding_constants
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.operands import Matrix, Rows, bounds
 from emu.number import Overflow
 from emu.spec import MacSpec
 
+FASTEST = "int_mm", "quads"  # no closer look at the codes finds anything better
+CLOSER = "plain", "tracked"  # none of a kind, and the one whose speed depends on the bounds
+SAMPLE = 1 << 12  # codes that tell whether a look at all of them may find a faster path
 BLOCK = 16  # k between two looks of the tracked path at its prefixes
 external: dict = {}  # kernels handed in from above: `offer_int_mm`
 os.register_at_fork(after_in_child=external.clear)  # their threads are the parent's: they hang
@@ -39,27 +45,23 @@ def offer_int_mm(function) -> bool:
     return exact
 
 
-class Problem:
-    """rows (M, K) against columns (K, count) under one level of `mac`, from the codes `start`."""
+class Facts:
+    """All that a choice depends on: hardware, bounds of the operands, of the start values, depth.
 
-    def __init__(self, rows: Rows, columns, mac: MacSpec, start: np.ndarray):
-        self.rows, self.columns, self.mac = rows, columns, mac
+    The bounds hold zero and every code, but need not be met.
+    """
+
+    def __init__(self, mac: MacSpec, a: tuple[int, int], b: tuple[int, int],
+                 start: tuple[int, int], depth: int, matrix: bool, offered: bool):
+        self.mac, self.start, self.depth, self.matrix = mac, start, depth, matrix
+        self.offered = offered  # of int_mm: whether there is one
         product, acc = mac.product, mac.acc
         self.lo, self.hi = acc.range
         self.width = acc.format.width
         self.up, self.drop = max(product.format.frac, 0), max(-product.format.frac, 0)
         self.constants = rounding_constants(product.rounding, self.drop)
-        self.start = start
-
-    @cached_property
-    def a_bounds(self) -> tuple[int, int]:
-        """The least and the greatest code of a, with the zeros that the product cast appends."""
-        return tuple(bound << self.up for bound in self.rows.bounds)
-
-    @cached_property
-    def b_bounds(self) -> tuple[int, int]:
-        """The least and the greatest code of x."""
-        return self.columns.bounds
+        self.a_bounds = a[0] << self.up, a[1] << self.up  # with the zeros the product cast appends
+        self.b_bounds = b
 
     @cached_property
     def products(self) -> tuple[int, int]:
@@ -93,11 +95,11 @@ class Problem:
         """No step adds more."""
         return self.mac.lanes * max(-self.terms[0], self.terms[1])
 
-    @cached_property
+    @property
     def reach(self) -> tuple[int, int]:
         """The bounds of all prefixes."""
-        return tuple(first + self.columns.depth * term
-                     for first, term in zip(bounds(self.start), self.terms, strict=True))
+        return tuple(first + self.depth * term
+                     for first, term in zip(self.start, self.terms, strict=True))
 
     @property
     def modular(self) -> bool:
@@ -106,13 +108,10 @@ class Problem:
 
     def within(self, bits: int) -> bool:
         """Whether both operands are signed codes of so many bits."""
-        if not self.up and all(8 * codes.itemsize <= bits for codes in (
-                self.rows.codes, self.columns.codes)):
-            return True  # by their dtype, without a look at them
         limit = 1 << (bits - 1)
         return all(-limit <= low and high < limit for low, high in (self.a_bounds, self.b_bounds))
 
-    @property
+    @cached_property
     def flip(self) -> int:
         """What is taken from unsigned 8-bit codes of x to store them as int8."""
         return 128 if self.b_bounds[0] >= 0 and self.b_bounds[1] > 127 else 0
@@ -123,18 +122,62 @@ class Problem:
         return (self.a_bounds[0] >= -128 and self.a_bounds[1] < 128
                 and self.b_bounds[0] >= -128 and self.b_bounds[1] - self.flip < 128)
 
+    @cached_property
+    def safe(self) -> bool:
+        """Whether no prefix can leave the accumulator's range."""
+        return self.lo <= self.reach[0] and self.reach[1] <= self.hi
+
+    @cached_property
+    def fastest(self) -> str:
+        """The first candidate; "plain" where products are fitted, or where rails give zero."""
+        return next(candidates(self), "plain")
+
+
+facts = functools.lru_cache(1 << 10)(Facts)
+
+
+class Problem:
+    """rows (M, K) against columns (K, count) under one level of `mac`, from the codes `start`.
+
+    `start` broadcasts to the result; None is zero everywhere.
+    """
+
+    def __init__(self, rows: Rows, columns, mac: MacSpec, start: np.ndarray | None):
+        self.rows, self.columns, self.mac, self.start = rows, columns, mac, start
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is known once the codes were looked at."""
+        return self._facts(self.rows.bounds, self.columns.bounds)
+
+    @cached_property
+    def _first(self) -> tuple[int, int]:
+        return (0, 0) if self.start is None else bounds(self.start)
+
+    def _facts(self, a: tuple[int, int], b: tuple[int, int]) -> Facts:
+        return facts(self.mac, a, b, self._first, self.columns.depth,
+                     isinstance(self.columns, Matrix), "int_mm" in external)
+
+    def settle(self, path: str | None) -> None:
+        """Let the dtypes be all that is known where a closer look could change nothing.
+
+        That is where they prove the wanted path, or the one that a sample of the codes would take.
+        """
+        loose = self._facts(*(LIMITS[x.codes.dtype] for x in (self.rows, self.columns)))
+        found = loose.fastest if path is None else path
+        if found in CLOSER or (path and path not in candidates(loose)):
+            return
+        if path or found in FASTEST or found == self._facts(
+                self.rows.bounds, bounds(self.columns.codes.ravel("K")[:SAMPLE])).fastest:
+            self.facts = loose
+
     @property
     def work(self) -> int:
         """Additions, in those that the plain kernel does in the time."""
         return self.rows.codes.size * self.columns.count // 16
 
-    @property
-    def safe(self) -> bool:
-        """Whether no prefix can leave the accumulator's range."""
-        return self.lo <= self.reach[0] and self.reach[1] <= self.hi
 
-
-def candidates(p: Problem) -> Iterator[str]:
+def candidates(p: Facts) -> Iterator[str]:
     """Every path that computes this problem exactly, the fastest first."""
     wraps = p.mac.acc.overflow == Overflow.WRAP
     clamps = p.mac.acc.overflow in (Overflow.SAT, Overflow.SAT_SYM)
@@ -143,8 +186,7 @@ def candidates(p: Problem) -> Iterator[str]:
         # Order-free: reduction modulo 2^W commutes with addition, and a sum whose prefixes all stay
         # inside is never fitted.
         if p.drop == 0:
-            if (p.modular and p.within(8) and p.columns.depth and "int_mm" in external
-                    and isinstance(p.columns, Matrix)):
+            if p.modular and p.within(8) and p.depth and p.offered and p.matrix:
                 yield "int_mm"
             if p.modular and p.quads and has_vnni():
                 yield "quads"
@@ -172,7 +214,7 @@ def candidates(p: Problem) -> Iterator[str]:
             if scale == 0 and p.drop and constant and p.within(16) and p.raised < 1 << 15:
                 yield "step16_drop"
         fits32 = rail + p.step < 1 << 31 and p.raised < 1 << 31
-        if (has_vnni() and fits32 and p.quads and p.drop == 0 and p.columns.depth > BLOCK
+        if (has_vnni() and fits32 and p.quads and p.drop == 0 and p.depth > BLOCK
                 and rail + BLOCK * p.peak < 1 << 31):
             yield "tracked"  # no block can carry an int32 past 2^31 before it is seen outside
         if has_vnni() and fits32 and p.within(16) and p.drop == 0:
@@ -191,13 +233,12 @@ def candidates(p: Problem) -> Iterator[str]:
 
 def choose(p: Problem, path: str | None) -> str:
     """The fastest path, or the forced one; raises ValueError where that would not be exact."""
+    p.settle(path)
     if path is None:
-        return next(candidates(p), "plain")  # products that are fitted, or rails that give zero
-    found = list(candidates(p))
+        return p.facts.fastest
+    found = list(candidates(p.facts))
     if path not in found:
         raise ValueError(f"path {path!r}: not exact, or unknown, for {p.mac} with operands in "
-                         f"{p.a_bounds} and {p.b_bounds}, K {p.columns.depth}; exact here: "
-                         f"{', '.join([*found, 'plain'])}")
+                         f"{p.facts.a_bounds} and {p.facts.b_bounds}, K {p.columns.depth}; exact "
+                         f"here: {', '.join([*found, 'plain'])}")
     return path
-
-

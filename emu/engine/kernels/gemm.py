@@ -83,6 +83,17 @@ def pack(rows, packed):
 
 
 @kernel(parallel=True)
+def quad_sums(a, sums):
+    """Add the four codes of every word of a (tiles, words, ROWS) to the sums (tiles * ROWS,)."""
+    for t in prange(a.shape[0]):
+        for w in range(a.shape[1]):
+            for r in range(ROWS):
+                word = a[t, w, r]
+                sums[t * ROWS + r] += (np.int32(np.int8(word)) + np.int32(np.int8(word >> 8))
+                                       + np.int32(np.int8(word >> 16)) + (word >> 24))
+
+
+@kernel(parallel=True)
 def block_sums(a, words, sums, norms):
     """Sums of blocks of int8 rows (tiles, words, 4 * ROWS), and the largest L1 norm of each row."""
     for t in prange(a.shape[0]):

@@ -1,0 +1,85 @@
+"""How closely a choice of path looks at the codes; whatever it sees, the result is the plain one.
+
+A closer look costs time and may find a faster path. What is proven from the dtypes alone must not
+depend on the codes, and a sample of them must never prove anything.
+"""
+
+import numpy as np
+import pytest
+
+from emu import MacSpec, engine
+from emu.engine import paths
+from emu.engine.operands import Matrix, Rows
+
+BYTE = (-128, 127)
+BIG = paths.SAMPLE * 3
+
+
+class Unseen(Matrix):
+    """Columns of which nobody may ask the bounds."""
+
+    @property
+    def bounds(self):
+        raise AssertionError("looked at")
+
+
+def mac(text: str) -> MacSpec:
+    return MacSpec.parse(f"{{a: s8, b: s8, {text}}}")
+
+
+def columns(first: int, last: int, depth: int = 3) -> np.ndarray:
+    """int8 codes (depth, BIG) which lie as BIG rows: `first` is all that a sample sees."""
+    codes = np.full((BIG, depth), last, np.int8)
+    codes[:paths.SAMPLE] = first
+    return codes.T
+
+
+@pytest.mark.parametrize("text", ["acc: s20", "acc: s20 sat", "acc: u32", "acc: s20 sat_zero"])
+def test_dtypes_that_prove_the_fastest_path_need_no_look(text):
+    problem = paths.Problem(Rows(np.ones((2, 3), np.int8)), Unseen(columns(1, 1)), mac(text), None)
+    assert paths.choose(problem, None) in {"int_mm", "quads", "sum32"}
+    assert problem.facts.b_bounds == BYTE
+
+
+@pytest.mark.parametrize(("first", "last", "seen", "path"), [
+    (127, 0, BYTE, "step16"),  # as fast as what the sample promises
+    (1, 127, (0, 127), "step16"),  # the sample promises more than is true
+    (1, 2, (0, 2), "exact")])  # and here it is true
+def test_a_sample_only_says_whether_to_look_closer(first, last, seen, path):
+    hardware, rows = mac("acc: s16 sat"), np.full((2, 3), 127, np.int8)
+    x = columns(first, last)
+    problem = paths.Problem(Rows(rows), Matrix(x), hardware, None)
+    chosen = paths.choose(problem, None)
+    assert chosen == path or (path == "exact" and chosen in {"quads", "sum32", "int_mm"})
+    assert problem.facts.b_bounds == seen
+    want = engine.matmul(rows, x, hardware, path="plain")
+    assert np.array_equal(engine.matmul(rows, x, hardware), want)
+    assert want.max() == min(2**15 - 1, 3 * 127 * max(first, last))
+
+
+@pytest.mark.parametrize(("text", "path", "seen"), [
+    ("acc: s16 sat", "step16", BYTE), ("acc: s20", "sum64", BYTE),
+    ("acc: s16 sat", "sum64", (0, 1))])  # only the codes prove that nothing saturates
+def test_a_forced_path_is_proven_by_the_dtypes_or_by_the_codes(text, path, seen):
+    problem = paths.Problem(Rows(np.ones((2, 3), np.int8)), Matrix(columns(1, 0)), mac(text), None)
+    assert paths.choose(problem, path) == path
+    assert problem.facts.b_bounds == seen
+
+
+def test_start_values_count_before_the_dtypes_decide():
+    hardware, a = mac("acc: s24 sat"), np.full((2, 3), 100, np.int8)
+    top = hardware.acc.format.hi
+    assert engine.matmul(a, a.T, hardware, bias=[0, top]).tolist() == [[30000, top]] * 2
+
+
+@pytest.mark.parametrize("bias", [None, np.arange(-3, 30)])
+@pytest.mark.parametrize("text", ["acc: s20", "acc: s20 sat", "acc: s16 sat", "acc: s40 sat",
+                                  "acc: s9 sat", "acc: s20 sat, tile: 3, outer: s24 sat"])
+def test_products_turned_over_or_not_agree(text, bias):
+    rng = np.random.default_rng(0)
+    for m, n in ((33, 33), (3, 33), (100, 33)):
+        a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((7, m), (n, 7)))
+        want = engine.matmul(a.T, b.T, mac(text), bias, path="plain")
+        assert np.array_equal(engine.matmul(a.T, b.T, mac(text), bias), want)
+        turned = engine.matmul(b, a, mac(text)).T
+        assert np.array_equal(turned, engine.matmul(a.T, b.T, mac(text)))
