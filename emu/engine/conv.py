@@ -14,7 +14,7 @@ from emu.engine.kernels.planes import lift
 from emu.engine.matmul import accumulate, sums
 from emu.engine.monitor import watching
 from emu.engine.operands import Rows
-from emu.engine.planes import Pixels, Planes, Shifted
+from emu.engine.planes import Pixels, Planes, Shifted, layout
 from emu.spec import MacSpec
 
 
@@ -66,11 +66,11 @@ def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, group
     size = g.out_size(x.shape[2:], w.shape[2:])
     if watching() or path == "plain" or not x.size * w.size:
         return im2col.compute("conv2d", im2col.conv2d(x, w, g, mac.block), mac, start)
-    taps = [(ky * g.dilation[0], kx * g.dilation[1]) for ky in range(w.shape[2])
-            for kx in range(w.shape[3])]
-    planes = Planes(x, size, taps, g.stride, g.padding)
+    taps = tuple((ky * g.dilation[0], kx * g.dilation[1]) for ky in range(w.shape[2])
+                 for kx in range(w.shape[3]))
+    planes = Planes(x, layout(x.shape, size, taps, g.stride, g.padding))
     result = np.empty((x.shape[0], w.shape[0], *size), _dtype(mac))
-    _planes(planes, taps, w.reshape(*w.shape[:2], -1), mac, groups, start, path, result)
+    _planes(planes, w.reshape(*w.shape[:2], -1), mac, groups, start, path, result)
     return result
 
 
@@ -108,11 +108,12 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding
                    (x + g.padding[1] - kx * g.dilation[1]) // step[1]) for ky, kx in met]
             if met:
                 least = tuple(min(tap[i] for tap in at) for i in range(2))
-                taps = [(ty - least[0], tx - least[1]) for ty, tx in at]
+                taps = tuple((ty - least[0], tx - least[1]) for ty, tx in at)
                 out = -(-(size[0] - y) // step[0]), -(-(size[1] - x) // step[1])
-                planes = Planes(error, out, taps, (1, 1), (-least[0], -least[1]))
+                planes = Planes(error, layout(error.shape, out, taps, (1, 1),
+                                              (-least[0], -least[1])))
                 kept = w[:, :, [ky for ky, _ in met], [kx for _, kx in met]]
-                _planes(planes, taps, kept, mac, groups, start, path, result, (y, x), step)
+                _planes(planes, kept, mac, groups, start, path, result, (y, x), step)
     return result
 
 
@@ -155,27 +156,23 @@ def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dila
     return result
 
 
-def _planes(planes, taps, w, mac, groups, start, path, result, first=(0, 0), step=(1, 1)) -> None:
+def _planes(planes, w, mac, groups, start, path, result, first=(0, 0), step=(1, 1)) -> None:
     """Rows of weights (outputs, channels/groups, taps) against planes, group by group.
 
     The outputs go to every `step`-th pixel of result (N, outputs, H, W), from `first` on.
     """
     outputs, channels = w.shape[0] // groups, w.shape[1]
-    blocks = -(-channels // mac.block)
-    shape = (blocks, len(taps), mac.block)
-    channel = np.broadcast_to(np.arange(blocks * mac.block).reshape(blocks, 1, -1), shape).ravel()
-    tap = np.broadcast_to(np.arange(len(taps))[:, None], shape).ravel()
-    real = channel < channels  # the others are zeros of w, whatever they meet
-    channel = np.where(real, channel, 0)
-    starts = np.array([planes.start(0, t) for t in taps])
+    off = planes.layout.order(channels, mac.block)
+    filled = off.size // w.shape[2] - channels
+    if filled:  # channels which are zeros of w, whatever they meet
+        w = np.pad(w, ((0, 0), (0, filled), (0, 0)))
+    rows = w.reshape(w.shape[0], -1, mac.block, w.shape[2]).swapaxes(2, 3).reshape(w.shape[0], -1)
     for group in range(groups):
-        share = slice(group * outputs, (group + 1) * outputs)
-        off = starts[tap] + (group * channels + channel) * planes.count
-        rows = np.where(real, w[share][:, channel, tap], 0)
-        codes, up = sums(Rows(rows), Shifted(planes, off, planes.count), mac,
-                         None if start is None else start[share, None], path)
-        launch(lift, codes.size // 4, codes[:outputs], planes.pitch, up, group * outputs, first,
-               step, result)
+        columns = Shifted(planes, off + group * channels * planes.count, planes.count)
+        begin = None if start is None else _share(start, group, groups)[:, None]
+        codes, up = sums(Rows(_share(rows, group, groups)), columns, mac, begin, path)
+        launch(lift, codes.size // 4, codes[:outputs], planes.layout.pitch, up, group * outputs,
+               first, step, result)
 
 
 def _start(bias, outputs: int, mac: MacSpec) -> np.ndarray | None:

@@ -5,6 +5,7 @@ a tap is a constant offset: output position p of row k reads `flat[off[k] + p]`.
 such image for each phase. Positions on the border are computed and discarded.
 """
 
+import functools
 from functools import cached_property
 
 import numpy as np
@@ -29,46 +30,70 @@ class Axis:
         self.pitch = span - min(max(shared, 0), span - out)  # outputs never share a place
 
 
-class Planes:
-    """x (N, C, H, W) seen from outputs (N, *out): position (n, oy, ox) of tap (ty, tx) is
-    x[n, :, oy * sy + ty - by, ox * sx + tx - bx], zero outside."""
+class Layout:
+    """Where everything lies of `shape` (N, C, H, W) seen from outputs (N, *out).
 
-    def __init__(self, x: np.ndarray, out: tuple, taps: list, stride: tuple, before: tuple):
-        self.x, self.out = x, out
-        self.axes = [Axis(x.shape[2 + i], out[i], {tap[i] for tap in taps}, stride[i], before[i])
+    Position (n, oy, ox) of tap (ty, tx) is x[n, :, oy * sy + ty - by, ox * sx + tx - bx], zero
+    outside.
+    """
+
+    def __init__(self, shape: tuple, out: tuple, taps: tuple, stride: tuple, before: tuple):
+        self.axes = [Axis(shape[2 + i], out[i], {tap[i] for tap in taps}, stride[i], before[i])
                      for i in range(2)]
         self.pitch = tuple(axis.pitch for axis in self.axes)
-        self.count = x.shape[0] * self.pitch[0] * self.pitch[1]
+        self.count = shape[0] * self.pitch[0] * self.pitch[1]
+        self.channels = shape[1]
         self.reach = max(self.offset(tap) for tap in taps)
-        self.kept = {}
+        self.starts = np.array([self.start(tap) for tap in taps])
+        self.order = functools.lru_cache(self._order)
 
     def offset(self, tap: tuple) -> int:
         """What a tap adds to the position of an output."""
         y, x = (t // axis.stride for t, axis in zip(tap, self.axes, strict=True))
         return y * self.pitch[1] + x
 
-    def start(self, channel: int, tap: tuple) -> int:
-        """Where the row of operands of one channel and tap begins."""
+    def start(self, tap: tuple) -> int:
+        """Where the row of operands of the first channel and a tap begins."""
         phase = 0
         for t, axis in zip(tap, self.axes, strict=True):
             phase = phase * len(axis.phases) + axis.phases.index(t % axis.stride)
-        return (phase * self.x.shape[1] + channel) * self.count + self.offset(tap)
+        return phase * self.channels * self.count + self.offset(tap)
+
+    def _order(self, channels: int, block: int) -> np.ndarray:
+        """Where the rows of operands begin, in the order of k, of the first channels.
+
+        Those beyond the last channel, up to a whole block, begin where the first does.
+        """
+        channel = np.arange(-(-channels // block) * block)
+        channel[channels:] = 0
+        return (channel.reshape(-1, 1, block) * self.count + self.starts[:, None]).reshape(-1)
+
+
+layout = functools.lru_cache(1 << 8)(Layout)
+
+
+class Planes:
+    """x (N, C, H, W) in a layout: all operand rows of a convolution."""
+
+    def __init__(self, x: np.ndarray, where: Layout):
+        self.x, self.layout, self.count = x, where, where.count
+        self.kept = {}
 
     def flat(self, dtype, flip: int) -> np.ndarray:
         """All planes one after the other, codes - flip; long enough for whole tiles."""
         key = np.dtype(dtype), flip
         if key not in self.kept:
-            ys, xs = self.axes
+            ys, xs = self.layout.axes
             planes = len(ys.phases) * len(xs.phases) * self.x.shape[1]
-            flat = np.full(planes * self.count + self.reach + 64, -flip, dtype)
+            flat = np.full(planes * self.count + self.layout.reach + 64, -flip, dtype)
             x = self.x.astype(np.int16) - flip if flip else self.x
             x = np.require(x, dtype, ["C", "W"])
             at = 0
             for y in ys.phases:
                 for z in xs.phases:
-                    launch(lay, x.size // 16, x, flat[at:], self.pitch, (ys.stride, xs.stride),
-                           (y - ys.before, z - xs.before), (ys.first[y], xs.first[z]),
-                           (ys.last[y], xs.last[z]))
+                    launch(lay, x.size // 16, x, flat[at:], self.layout.pitch,
+                           (ys.stride, xs.stride), (y - ys.before, z - xs.before),
+                           (ys.first[y], xs.first[z]), (ys.last[y], xs.last[z]))
                     at += x.shape[1] * self.count
             self.kept[key] = flat
         return self.kept[key]
