@@ -86,14 +86,13 @@ class Planes:
             ys, xs = self.layout.axes
             planes = len(ys.phases) * len(xs.phases) * self.x.shape[1]
             flat = np.full(planes * self.count + self.layout.reach + 64, -flip, dtype)
-            x = self.x.astype(np.int16) - flip if flip else self.x
-            x = np.require(x, dtype, ["C", "W"])
+            x = np.require(self.x, None, ["C", "W"])
             at = 0
             for y in ys.phases:
                 for z in xs.phases:
                     launch(lay, x.size // 16, x, flat[at:], self.layout.pitch,
                            (ys.stride, xs.stride), (y - ys.before, z - xs.before),
-                           (ys.first[y], xs.first[z]), (ys.last[y], xs.last[z]))
+                           (ys.first[y], xs.first[z]), (ys.last[y], xs.last[z]), flip)
                     at += x.shape[1] * self.count
             self.kept[key] = flat
         return self.kept[key]

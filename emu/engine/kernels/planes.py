@@ -1,27 +1,104 @@
 """Moving images into and out of flat planes."""
 
-from numba import prange
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from emu.engine.kernels.jit import kernel
+from emu.engine.kernels.vector import I32, I64
+
+
+def mover(stride: int, shifts: bool):
+    """The intrinsic `move(source, at, to, start, count, number)`, for rows too short for a loop
+    that LLVM would turn into vectors: it checks more than it moves.
+
+    to[start + z] = source[at + stride * z], z < count, flat places in contiguous arrays of signed
+    integers; shifted up and back by `number` if `shifts`, which keeps the low bits, or else less
+    `number`. stride is 1 or 2.
+    """
+
+    @intrinsic
+    def move(typing, source, at, to, start, count, number):
+        def codegen(context, builder, signature, arguments):
+            source, to = (context.make_array(signature.args[i])(context, builder, arguments[i]).data
+                          for i in (0, 2))
+            at, start, count, number = (arguments[i] for i in (1, 3, 4, 5))
+
+            def vector(pointer, place, n):
+                kind = ir.VectorType(pointer.type.pointee, n).as_pointer()
+                return builder.bitcast(builder.gep(pointer, [place]), kind)
+
+            def splat(kind):
+                first = ir.Constant(kind, ir.Undefined)
+                elem = kind.element
+                code = number if elem == I64 else builder.trunc(number, elem)
+                first = builder.insert_element(first, code, I32(0))
+                return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(
+                    ir.VectorType(I32, kind.count), [0] * kind.count))
+
+            def load(z, n):
+                place = builder.add(at, builder.mul(z, I64(stride)))
+                x = builder.load(vector(source, place, n), align=1)
+                if stride == 1 or n == 1:
+                    return x
+                # The last of n pairs has a second element only where the array goes on.
+                more = builder.load(vector(source, builder.add(place, I64(n - 1)), n), align=1)
+                order = [*range(0, n, 2), *range(n + 1, 2 * n, 2)]
+                return builder.shuffle_vector(x, more, ir.Constant(ir.VectorType(I32, n), order))
+
+            def step(z, n):
+                x = load(z, n)
+                kind = ir.VectorType(to.type.pointee, n)
+                if shifts:
+                    by = splat(x.type)
+                    x = builder.ashr(builder.shl(x, by), by)
+                if kind.element.width != x.type.element.width:
+                    wider = kind.element.width > x.type.element.width
+                    x = (builder.sext if wider else builder.trunc)(x, kind)
+                if not shifts:
+                    x = builder.sub(x, splat(kind))
+                builder.store(x, vector(to, builder.add(start, z), n), align=1)
+
+            done = I64(0)
+            for n in (16, 8, 1):
+                end = builder.and_(count, I64(-n))
+                with cgutils.for_range_slice(builder, done, end, I64(n), I64) as (z, _):
+                    step(z, n)
+                done = end
+            return context.get_dummy_value()
+
+        whole = types.int64
+        return types.void(source, whole, to, whole, whole, whole), codegen
+
+    return move
+
+
+_copy, _thin, _lift = mover(1, False), mover(2, False), mover(1, True)
 
 
 @kernel(parallel=True)
-def lay(x, flat, pitch, stride, shift, first, last):
-    """x (N, C, H, W) into planes (C, N, *pitch): index j of an axis holds x[j * stride + shift]."""
-    n, channels = x.shape[0], x.shape[1]
+def lay(x, flat, pitch, stride, shift, first, last, flip):
+    """x (N, C, H, W) - flip into planes (C, N, *pitch): index j of an axis holds
+    x[j * stride + shift]."""
+    n, channels, height, width = x.shape
     image = pitch[0] * pitch[1]
+    count = max(last[1] + 1 - first[1], 0)
     for t in prange(channels * n):
         c, i = t // n, t % n
         for j in range(first[0], last[0] + 1):
-            row = (c * n + i) * image + j * pitch[1]
-            to = flat[row + first[1]:row + last[1] + 1]
-            source = x[i, c, j * stride[0] + shift[0]][first[1] * stride[1] + shift[1]:]
+            to = t * image + j * pitch[1] + first[1]
+            at = (((i * channels + c) * height + j * stride[0] + shift[0]) * width
+                  + first[1] * stride[1] + shift[1])
             if stride[1] == 1:
-                for z in range(to.size):
-                    to[z] = source[z]
+                _copy(x, at, flat, to, count, flip)
+            elif stride[1] == 2:
+                _thin(x, at, flat, to, count, flip)
             else:
-                for z in range(to.size):
-                    to[z] = source[z * stride[1]]
+                source = x[i, c, j * stride[0] + shift[0]][first[1] * stride[1] + shift[1]:]
+                for z in range(count):
+                    flat[to + z] = source[z * stride[1]] - flip
 
 
 @kernel(parallel=True)
@@ -44,20 +121,20 @@ def lift(c, pitch, up, first, start, step, result):
 
     Every code is shifted up and back, which keeps its low bits.
     """
-    n = result.shape[0]
-    if up:
-        up += 64 - 8 * c.itemsize  # shifts are done in int64
-    height = (result.shape[2] - start[0] + step[0] - 1) // step[0]
-    width = (result.shape[3] - start[1] + step[1] - 1) // step[1]
+    n, channels, rows, columns = result.shape
+    shift = c.dtype.type(up)
+    height = (rows - start[0] + step[0] - 1) // step[0]
+    width = (columns - start[1] + step[1] - 1) // step[1]
     for t in prange(c.shape[0] * n):
         o, i = t // n, t % n
         for y in range(height):
             place = (i * pitch[0] + y) * pitch[1]
-            source = c[o, place:place + width]
-            row = result[i, first + o, start[0] + y * step[0]]
+            to = start[0] + y * step[0]
             if step[1] == 1:
-                for z in range(source.size):
-                    row[z] = (source[z] << up) >> up
+                _lift(c, o * c.shape[1] + place, result,
+                      ((i * channels + first + o) * rows + to) * columns, width, up)
             else:
+                source, row = c[o, place:place + width], result[i, first + o, to]
                 for z in range(source.size):
-                    row[start[1] + z * step[1]] = (source[z] << up) >> up
+                    row[start[1] + z * step[1]] = np.right_shift(np.left_shift(source[z], shift),
+                                                                 shift)
