@@ -168,10 +168,10 @@ def _planes(planes, w, mac, groups, start, path, result, first=(0, 0), step=(1, 
         w = np.pad(w, ((0, 0), (0, filled), (0, 0)))
     rows = w.reshape(w.shape[0], -1, mac.block, w.shape[2]).swapaxes(2, 3).reshape(w.shape[0], -1)
     for group in range(groups):
-        columns = Shifted(planes, off + group * channels * planes.count, planes.count)
+        columns = Shifted(planes, off + group * channels * planes.layout.plane, planes.count)
         begin = None if start is None else _share(start, group, groups)[:, None]
         codes, up = sums(Rows(_share(rows, group, groups)), columns, mac, begin, path)
-        launch(lift, codes.size // 4, codes[:outputs], planes.layout.pitch, up, group * outputs,
+        launch(lift, codes.size // 4, codes[:outputs], planes.layout.row, up, group * outputs,
                first, step, result)
 
 

@@ -1,8 +1,9 @@
 """Convolution operands without im2col: rows of k are shifted views of one flat image.
 
-Every channel is one flat array whose zero border is shared by neighbouring rows and images, so that
-a tap is a constant offset: output position p of row k reads `flat[off[k] + p]`. A stride has one
-such image for each phase. Positions on the border are computed and discarded.
+Every channel is one flat array: its first row holds the first rows of all images side by side, with
+the zeros between them shared by neighbours, so that a tap is a constant offset: output position p
+of row k reads `flat[off[k] + p]`. A stride has one such plane for each phase. Positions between
+images are computed and discarded; above and below there are none.
 """
 
 import functools
@@ -16,12 +17,15 @@ from emu.engine.operands import bounds
 
 
 class Axis:
-    """One axis of a plane: which index a tap reads, and the pitch from one image to the next."""
+    """One axis of a plane: which index a tap reads, and the pitch from one image to the next.
+
+    `span` is how far the outputs of one image reach.
+    """
 
     def __init__(self, size: int, out: int, taps: set, stride: int, before: int):
         self.stride, self.before = stride, before
         self.phases = sorted({tap % stride for tap in taps})
-        span = out + max(taps) // stride  # how far the outputs of one image reach
+        self.span = span = out + max(taps) // stride
         self.first = {phase: max(0, -(-(before - phase) // stride)) for phase in self.phases}
         self.last = {phase: max(-1, min(span - 1, (size - 1 + before - phase) // stride))
                      for phase in self.phases}  # -1: none
@@ -33,31 +37,31 @@ class Axis:
 class Layout:
     """Where everything lies of `shape` (N, C, H, W) seen from outputs (N, *out).
 
-    Position (n, oy, ox) of tap (ty, tx) is x[n, :, oy * sy + ty - by, ox * sx + tx - bx], zero
-    outside.
+    A plane holds rows (span, N, row). Position (oy, n, ox) of tap (ty, tx) is
+    x[n, :, oy * sy + ty - by, ox * sx + tx - bx], zero outside.
     """
 
     def __init__(self, shape: tuple, out: tuple, taps: tuple, stride: tuple, before: tuple):
         self.axes = [Axis(shape[2 + i], out[i], {tap[i] for tap in taps}, stride[i], before[i])
                      for i in range(2)]
-        self.pitch = tuple(axis.pitch for axis in self.axes)
-        self.count = shape[0] * self.pitch[0] * self.pitch[1]
-        self.channels = shape[1]
-        self.reach = max(self.offset(tap) for tap in taps)
+        self.images, self.channels = shape[:2]
+        self.row = self.axes[1].pitch
+        self.count = out[0] * self.images * self.row
+        self.plane = self.axes[0].span * self.images * self.row
         self.starts = np.array([self.start(tap) for tap in taps])
         self.order = functools.lru_cache(self._order)
 
     def offset(self, tap: tuple) -> int:
         """What a tap adds to the position of an output."""
         y, x = (t // axis.stride for t, axis in zip(tap, self.axes, strict=True))
-        return y * self.pitch[1] + x
+        return y * self.images * self.row + x
 
     def start(self, tap: tuple) -> int:
         """Where the row of operands of the first channel and a tap begins."""
         phase = 0
         for t, axis in zip(tap, self.axes, strict=True):
             phase = phase * len(axis.phases) + axis.phases.index(t % axis.stride)
-        return phase * self.channels * self.count + self.offset(tap)
+        return phase * self.channels * self.plane + self.offset(tap)
 
     def _order(self, channels: int, block: int) -> np.ndarray:
         """Where the rows of operands begin, in the order of k, of the first channels.
@@ -66,7 +70,7 @@ class Layout:
         """
         channel = np.arange(-(-channels // block) * block)
         channel[channels:] = 0
-        return (channel.reshape(-1, 1, block) * self.count + self.starts[:, None]).reshape(-1)
+        return (channel.reshape(-1, 1, block) * self.plane + self.starts[:, None]).reshape(-1)
 
 
 layout = functools.lru_cache(1 << 8)(Layout)
@@ -84,16 +88,16 @@ class Planes:
         key = np.dtype(dtype), flip
         if key not in self.kept:
             ys, xs = self.layout.axes
-            planes = len(ys.phases) * len(xs.phases) * self.x.shape[1]
-            flat = np.full(planes * self.count + self.layout.reach + 64, -flip, dtype)
+            size = self.layout.channels * self.layout.plane
+            flat = np.full(len(ys.phases) * len(xs.phases) * size + xs.span + 64, -flip, dtype)
             x = np.require(self.x, None, ["C", "W"])
             at = 0
             for y in ys.phases:
                 for z in xs.phases:
-                    launch(lay, x.size // 16, x, flat[at:], self.layout.pitch,
+                    launch(lay, x.size // 16, x, flat[at:at + size], self.layout.row,
                            (ys.stride, xs.stride), (y - ys.before, z - xs.before),
                            (ys.first[y], xs.first[z]), (ys.last[y], xs.last[z]), flip)
-                    at += x.shape[1] * self.count
+                    at += size
             self.kept[key] = flat
         return self.kept[key]
 

@@ -79,16 +79,16 @@ _copy, _thin, _lift = mover(1, False), mover(2, False), mover(1, True)
 
 
 @kernel(parallel=True)
-def lay(x, flat, pitch, stride, shift, first, last, flip):
-    """x (N, C, H, W) - flip into planes (C, N, *pitch): index j of an axis holds
+def lay(x, flat, row, stride, shift, first, last, flip):
+    """x (N, C, H, W) - flip into planes (C, height, N, row): index j of an axis holds
     x[j * stride + shift]."""
     n, channels, height, width = x.shape
-    image = pitch[0] * pitch[1]
+    plane = flat.size // channels
     count = max(last[1] + 1 - first[1], 0)
     for t in prange(channels * n):
         c, i = t // n, t % n
         for j in range(first[0], last[0] + 1):
-            to = t * image + j * pitch[1] + first[1]
+            to = c * plane + (j * n + i) * row + first[1]
             at = (((i * channels + c) * height + j * stride[0] + shift[0]) * width
                   + first[1] * stride[1] + shift[1])
             if stride[1] == 1:
@@ -116,8 +116,8 @@ def lay_pixels(x, images, before):
 
 
 @kernel(parallel=True)
-def lift(c, pitch, up, first, start, step, result):
-    """Planes c (O, N * pitch) to result (N, first + O, start + step * y, start + step * x).
+def lift(c, row, up, first, start, step, result):
+    """Planes c (O, height * N * row) to result (N, first + O, start + step * y, start + step * x).
 
     Every code is shifted up and back, which keeps its low bits.
     """
@@ -128,13 +128,13 @@ def lift(c, pitch, up, first, start, step, result):
     for t in prange(c.shape[0] * n):
         o, i = t // n, t % n
         for y in range(height):
-            place = (i * pitch[0] + y) * pitch[1]
+            place = (y * n + i) * row
             to = start[0] + y * step[0]
             if step[1] == 1:
                 _lift(c, o * c.shape[1] + place, result,
                       ((i * channels + first + o) * rows + to) * columns, width, up)
             else:
-                source, row = c[o, place:place + width], result[i, first + o, to]
+                source, line = c[o, place:place + width], result[i, first + o, to]
                 for z in range(source.size):
-                    row[start[1] + z * step[1]] = np.right_shift(np.left_shift(source[z], shift),
-                                                                 shift)
+                    line[start[1] + z * step[1]] = np.right_shift(np.left_shift(source[z], shift),
+                                                                  shift)
