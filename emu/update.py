@@ -6,14 +6,17 @@ int64, by the spec alone, whatever the codes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
+from itertools import product
+from math import prod
 
 from emu.number import (
     ACC_WIDTHS,
     MAX_OPERAND,
     Cast,
+    Format,
     Rounding,
     _Text,
     check_cast,
@@ -21,35 +24,70 @@ from emu.number import (
     parse_fields,
 )
 
+CONSTANTS = ("lr", "mu", "decay", "shrink", "clip", "norm")  # casts of float hyperparameters
+
 
 class _Casts(_Text):
     """Named casts, whose text is a mapping of theirs."""
 
     def __post_init__(self):
         for field in fields(self):
-            check_cast(f"update {field.name}", getattr(self, field.name))
+            value = getattr(self, field.name)
+            if value is not None or field.default is MISSING:
+                check_cast(f"update {field.name}", value)
+        for name in CONSTANTS:
+            value = getattr(self, name, None)
+            if value is not None and (value.rounding == Rounding.STOCHASTIC
+                                      or value.format.width > MAX_OPERAND - 1):
+                raise ValueError(f"update {name} {value}: a constant operand is rounded "
+                                 f"deterministically to at most {MAX_OPERAND - 1} bits")
+        for name in ("clip", "norm"):
+            value = getattr(self, name)
+            if value is not None and value.format.signed:
+                raise ValueError(f"update {name} {value}: a limit is not negative; write "
+                                 f"u{value.format.width}f{value.format.frac}")
+        if self.clip is not None:
+            _check_clip(self.clip.format, self.grad.format)
 
     @classmethod
     def parse(cls, text: str | Mapping | _Casts):
         """A mapping of cast texts."""
         if isinstance(text, cls):
             return text
-        items = parse_fields(cls, text, "update", *(f.name for f in fields(cls)))
+        items = parse_fields(cls, text, "update",
+                             *(f.name for f in fields(cls) if f.default is MISSING))
         return cls(**{key: Cast.parse(str(value)) for key, value in items.items()})
 
     def __str__(self) -> str:
         return mapping_text(self)
 
 
+def _check_clip(clip: Format, grad: Format) -> None:
+    """Raise ValueError unless every limit is on the gradient's grid, and fits an accumulator."""
+    shift = grad.frac - clip.frac
+    if shift < 0 or clip.width + shift >= ACC_WIDTHS[1]:
+        raise ValueError(f"update clip {clip}: a limit is compared with gradients {grad}; use a "
+                         f"frac from {grad.frac + clip.width - ACC_WIDTHS[1] + 1} to {grad.frac}")
+
+
 @dataclass(frozen=True, repr=False)
 class UpdateSpec(_Casts):
     """SGD with momentum on codes: every number of the update has a named cast.
 
-        momentum' = cast(mu * momentum + gradient, momentum)
-        weight'   = cast(weight - lr * momentum', weight)
+        gradient' = gradient + decay * weight                       # where there is a `decay`
+        momentum' = cast(mu * momentum + gradient', momentum)
+        direction = cast(mu * momentum' + gradient', nesterov)      # else it is momentum'
+        weight'   = cast(weight - lr * direction - shrink * weight, weight)
 
     `weight` is the master weight; `grad` is the cast by which a gradient enters the update; `lr`
-    and `mu` are the casts of the two float hyperparameters.
+    and `mu` are the casts of the two float hyperparameters. The rest is optional: `decay` casts
+    the factor of a weight decay that joins the gradient, and `shrink` that of one that does not
+    (the learning rate times the weight decay); with `nesterov` the weight looks ahead.
+
+    Before all that a gradient may be limited. `clip` casts a limit c: gradients beyond -c and c
+    become these. `norm` casts a limit of the root of the sum of all squared gradients: where it is
+    exceeded all gradients are scaled by 2^-s and cast by `grad` once more, for the smallest s that
+    brings the norm, before that cast, to the limit.
     """
 
     weight: Cast
@@ -57,38 +95,66 @@ class UpdateSpec(_Casts):
     grad: Cast
     lr: Cast
     mu: Cast
+    decay: Cast | None = None
+    shrink: Cast | None = None
+    nesterov: Cast | None = None
+    clip: Cast | None = None
+    norm: Cast | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("lr", "mu"):
-            value = getattr(self, name)
-            if value.rounding == Rounding.STOCHASTIC or value.format.width > MAX_OPERAND - 1:
-                raise ValueError(f"update {name} {value}: a constant operand is rounded "
-                                 f"deterministically to at most {MAX_OPERAND - 1} bits")
-        if self.momentum.format.width > MAX_OPERAND:
-            raise ValueError(f"update momentum {self.momentum}: a multiplier operand has at most "
-                             f"{MAX_OPERAND} bits")
-        for what, bits in zip(("mu * momentum + gradient", "weight - lr * momentum"),
-                              self.sum_bits, strict=True):
+        if self.decay is not None and self.shrink is not None:
+            raise ValueError(f"update decay {self.decay} and shrink {self.shrink}: weight decay "
+                             "joins the gradient, or it does not; leave one out")
+        for name in {factors[1] for terms in self.sums.values() for _, *factors in terms
+                     if len(factors) > 1}:
+            if getattr(self, name).format.width > MAX_OPERAND:
+                raise ValueError(f"update {name} {getattr(self, name)}: a multiplier operand has "
+                                 f"at most {MAX_OPERAND} bits")
+        for name, bits in self.sum_bits.items():
             if bits > ACC_WIDTHS[1]:
+                what = " ".join(f"{'+-'[sign < 0]} {' * '.join(factors)}"
+                                for sign, *factors in self.sums[name])
+                what = what.removeprefix("+ ").replace("grad", "gradient")
                 raise ValueError(f"update {what}: its exact sum needs {bits} bits, the limit is "
                                  f"{ACC_WIDTHS[1]}; use narrower formats or closer fracs")
 
     @cached_property
-    def sum_bits(self) -> tuple[int, int]:
-        """Bits of the two exact sums, momentum's and the weight's, as they enter their casts."""
-        return (self._sum_bits(self.mu, 1, self.grad, self.momentum),
-                self._sum_bits(self.lr, -1, self.weight, self.weight))
+    def sums(self) -> dict[str, list[tuple]]:
+        """The exact sums in their order, by the cast that ends each: (sign, factors...) of a term.
 
-    def _sum_bits(self, factor: Cast, sign: int, addend: Cast, to: Cast) -> int:
-        frac = factor.format.frac + self.momentum.format.frac
-        shift = addend.format.frac - frac
-        corners = [sign * x * y << max(shift, 0) for x in (factor.format.lo, factor.format.hi)
-                   for y in (self.momentum.format.lo, self.momentum.format.hi)]
-        low = min(corners) + (addend.format.lo << max(-shift, 0))
-        high = max(corners) + (addend.format.hi << max(-shift, 0))
-        bits = max(high.bit_length(), (-low - 1).bit_length()) + 1
-        return bits + max(to.format.frac - max(frac, addend.format.frac), 0)  # zeros for the cast
+        A constant comes first in a product. What a sum gave, a later one uses.
+        """
+        gradient = [(1, "grad"), *([(1, "decay", "weight")] if self.decay else [])]
+        ahead = [(1, "mu", "momentum"), *gradient]
+        moved = "momentum" if self.nesterov is None else "nesterov"
+        shrunk = [(-1, "shrink", "weight")] if self.shrink else []
+        return {"momentum": ahead} | ({"nesterov": ahead} if self.nesterov else {}) | {
+            "weight": [(1, "weight"), (-1, "lr", moved), *shrunk]}
+
+    def sum_frac(self, name: str) -> int:
+        """The frac of an exact sum: that of its finest term."""
+        return max(self.term_frac(factors) for _, *factors in self.sums[name])
+
+    def term_frac(self, factors: Iterable[str]) -> int:
+        """The frac of a product of codes of these casts."""
+        return sum(getattr(self, factor).format.frac for factor in factors)
+
+    @cached_property
+    def sum_bits(self) -> dict[str, int]:
+        """Bits of each exact sum, as it enters its cast."""
+        found = {}
+        for name, terms in self.sums.items():
+            frac, low, high = self.sum_frac(name), 0, 0
+            for sign, *factors in terms:
+                ends = [(form.lo, form.hi) for form in
+                        (getattr(self, factor).format for factor in factors)]
+                corners = [sign * prod(codes) << frac - self.term_frac(factors)
+                           for codes in product(*ends)]
+                low, high = low + min(corners), high + max(corners)
+            zeros = max(getattr(self, name).format.frac - frac, 0)  # which the cast appends
+            found[name] = max(high.bit_length(), (-low - 1).bit_length()) + 1 + zeros
+        return found
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,6 +169,7 @@ class BufferSpec(_Casts):
     So a weight of few bits moves by many small gradients: nothing is lost but where the buffer or
     the weight overflows. `weight` is the master weight and `grad` the cast by which a gradient
     enters; both are aligned with the buffer, whose last bit weighs at most as much as theirs.
+    `clip` and `norm` limit gradients as in `UpdateSpec`.
 
     The idea is that of Guo et al., "Compressed CNN Training with FPGA-based Accelerator" (FPGA
     2019); its scales are those of `amend_weight_grad_scales` in walkerning/nics_fix.
@@ -115,6 +182,8 @@ class BufferSpec(_Casts):
     weight: Cast
     buffer: Cast
     grad: Cast
+    clip: Cast | None = None
+    norm: Cast | None = None
 
     def __post_init__(self):
         super().__post_init__()

@@ -263,13 +263,22 @@ def fmix32(h):
     return h ^ h >> 16
 
 
-def sgd(weight, momentum, grad, lr, mu, spec, rand_momentum=None, rand_weight=None):
-    """(weight', momentum') of SGD with momentum, on real values between the two casts."""
+def sgd(weight, momentum, grad, lr, mu, spec, rand_momentum=None, rand_weight=None, decay=0,
+        rand_nesterov=None):
+    """(weight', momentum') of SGD with momentum, on real values between the casts."""
     real = {name: value_of(code, getattr(spec, name).format) for name, code in
             {"weight": weight, "momentum": momentum, "grad": grad, "lr": lr, "mu": mu}.items()}
-    momentum = cast(real["mu"] * real["momentum"] + real["grad"], spec.momentum, rand_momentum)
-    moved = real["weight"] - real["lr"] * value_of(momentum, spec.momentum.format)
-    return cast(moved, spec.weight, rand_weight), momentum
+    gradient, moved = real["grad"], real["weight"]
+    if spec.decay is not None:
+        gradient += value_of(decay, spec.decay.format) * real["weight"]
+    if spec.shrink is not None:
+        moved *= 1 - value_of(decay, spec.shrink.format)
+    momentum = cast(real["mu"] * real["momentum"] + gradient, spec.momentum, rand_momentum)
+    direction = value_of(momentum, spec.momentum.format)
+    if spec.nesterov is not None:
+        ahead = cast(gradient + real["mu"] * direction, spec.nesterov, rand_nesterov)
+        direction = value_of(ahead, spec.nesterov.format)
+    return cast(moved - real["lr"] * direction, spec.weight, rand_weight), momentum
 
 
 def rescale(x, spec, channel=0):

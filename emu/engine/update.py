@@ -1,17 +1,20 @@
 """Weight updates on whole arrays of codes: SGD with momentum, and through a gradient buffer."""
 
 import functools
+from collections.abc import Sequence
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, dtype_of, flattened
+from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrowed
 from emu.engine.casts import cast_full, operands_of
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, lane_cast, lane_for
 from emu.engine.kernels.update import Step, buffered_lanes, sgd_lanes
 from emu.engine.monitor import named, watching
 from emu.number import Cast, Format
+from emu.spec import MacSpec
 from emu.update import BufferSpec, UpdateSpec
 
 
@@ -34,34 +37,40 @@ class Buffered(NamedTuple):
 
 
 def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentum=None,
-        rand_weight=None) -> Updated:
+        rand_weight=None, decay: int = 0, rand_nesterov=None) -> Updated:
     """The update of `UpdateSpec`; arrays of one shape, each holding codes of its cast's format.
 
-    Weight and momentum keep their dtype where it holds their format.
+    `decay` is a code of the spec's decay or shrink. Weight and momentum keep their dtype where it
+    holds their format.
     """
-    state = _state(spec, weight=weight, momentum=momentum, grad=grad)
-    fracs, shifts, casts, lane = _plan(spec)
-    step = Step(_constant(spec, "lr", lr), _constant(spec, "mu", mu), *shifts)
-    rands = rand_momentum, rand_weight
+    state = _state(spec, ("weight", "momentum", "grad"), weight, momentum, grad)
+    constants = {"lr": lr, "mu": mu} | {name: decay for name in ("decay", "shrink")
+                                        if getattr(spec, name) is not None}
+    if decay and len(constants) == 2:
+        raise ValueError(f"decay {decay}: the update {spec} has no weight decay; give it the cast "
+                         "decay or shrink")
+    constants = {name: _constant(spec, name, code) for name, code in constants.items()}
+    rands = {"momentum": rand_momentum, "nesterov": rand_nesterov, "weight": rand_weight}
+    shifts, casts, lane = _plan(spec)
     if lane is None or watching() is not None:
-        return _sgd_by_casts(spec, state, step, fracs, rands)
-    rands = [operands_of(to, state["grad"].shape, rand) for to, rand in
-             zip((spec.momentum, spec.weight), rands, strict=True)]
+        return _sgd_by_casts(spec, state, constants, rands)
+    step = Step(constants["lr"], constants["mu"], *shifts)
+    rands = [operands_of(to, state["grad"].shape, rands[name]) for name, to in
+             (("momentum", spec.momentum), ("weight", spec.weight))]
     return Updated(*_run(sgd_lanes, spec, state, lane, step, *casts, *rands))
 
 
 @functools.lru_cache(1 << 8)
 def _plan(spec: UpdateSpec) -> tuple:
-    """(fracs of the two sums, zeros that align their addends, their casts, a lane for both)."""
-    frac = {name: getattr(spec, name).format.frac
-            for name in ("weight", "momentum", "grad", "lr", "mu")}
-    in_momentum, in_weight = frac["mu"] + frac["momentum"], frac["lr"] + frac["momentum"]
-    finer_m, finer_w = max(in_momentum, frac["grad"]), max(in_weight, frac["weight"])
-    shifts = (finer_m - frac["grad"], finer_m - in_momentum,
-              finer_w - frac["weight"], finer_w - in_weight)
-    casts = lane_cast(finer_m, spec.momentum), lane_cast(finer_w, spec.weight)
-    lane = _lane(*((c, bits - c.up) for c, bits in zip(casts, spec.sum_bits, strict=True)))
-    return (finer_m, finer_w), shifts, casts, lane
+    """(zeros that align the addends of two sums, their casts, a lane for both, if there is one)."""
+    casts = {name: lane_cast(spec.sum_frac(name), getattr(spec, name)) for name in spec.sums}
+    lane = _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items()))
+    if spec.nesterov is not None or any(len(terms) > 2 for terms in spec.sums.values()):
+        lane = None  # which the kernel does not have
+    shifts = (spec.sum_frac(name) - spec.term_frac(factors) for name, factors in (
+        ("momentum", ["grad"]), ("momentum", ["mu", "momentum"]), ("weight", ["weight"]),
+        ("weight", ["lr", "momentum"])))
+    return tuple(shifts), tuple(casts.values()), lane
 
 
 def _constant(spec: UpdateSpec, name: str, code: int) -> int:
@@ -71,17 +80,64 @@ def _constant(spec: UpdateSpec, name: str, code: int) -> int:
     return code
 
 
-def _sgd_by_casts(spec: UpdateSpec, state: dict, step: Step, fracs: tuple, rands: tuple) -> Updated:
-    """The update as two casts of exact sums, which record themselves where someone watches."""
-    weight, momentum, grad = _wide(spec, state)
-    with named("momentum", 0):
-        total = (grad << step.grad_up) + (step.mu * momentum << step.momentum_up)
-        held = cast_full(total, fracs[0], spec.momentum, rands[0])
-    with named("weight", 0):
-        move = step.lr * held.codes.astype(np.int64) << step.move_up
-        moved = cast_full((weight << step.weight_up) - move, fracs[1], spec.weight, rands[1])
-    return Updated(moved.codes.astype(state["weight"].dtype),
-                   held.codes.astype(state["momentum"].dtype), moved.outside, held.outside)
+def _sgd_by_casts(spec: UpdateSpec, state: dict, constants: dict, rands: dict) -> Updated:
+    """The update as casts of exact sums, which record themselves where someone watches."""
+    values = constants | dict(zip(state, _wide(spec, state), strict=True))
+    outside = {}
+    for name, terms in spec.sums.items():
+        frac = spec.sum_frac(name)
+        total = np.zeros(state["grad"].shape, np.int64)
+        for sign, *factors in terms:
+            product = functools.reduce(mul, (values[factor] for factor in factors))
+            total += sign * product << frac - spec.term_frac(factors)
+        with named(name, 0):
+            found = cast_full(total, frac, getattr(spec, name), rands[name])
+        values[name], outside[name] = found.codes.astype(np.int64), found.outside
+    return Updated(*(values[name].astype(state[name].dtype) for name in ("weight", "momentum")),
+                   outside["weight"], outside["momentum"])
+
+
+def clip(grad, limit: int, spec: UpdateSpec | BufferSpec) -> np.ndarray:
+    """Codes of `spec.grad` within -limit and limit, a code of `spec.clip`."""
+    grad = as_codes(grad, "grad", spec.grad.format)
+    limit = _constant(spec, "clip", limit) << spec.grad.format.frac - spec.clip.format.frac
+    return narrowed(np.clip(grad, -limit, limit), spec.grad.format)
+
+
+def squares_mac(form: Format, count: int) -> MacSpec:
+    """The hardware that adds the squares of `count` codes and loses nothing.
+
+    Raises ValueError where that needs more bits than an accumulator has.
+    """
+    operand = form.with_frac(0)
+    most = max(-form.lo, form.hi) ** 2 * count
+    try:
+        return MacSpec(operand, operand, Cast(Format(max(most.bit_length(), 2), 0, signed=False)))
+    except ValueError as error:
+        raise ValueError(f"the squares of {count} codes of {form}: {error}") from None
+
+
+def square_sum(grad, form: Format) -> int:
+    """The sum of the squares of codes of `form`, exactly."""
+    codes = as_codes(grad, "grad", form).reshape(-1)
+    squares_mac(form, codes.size)
+    return int(codes @ codes)
+
+
+def norm_shift(squares: Sequence[tuple[int, int]], limit: int, frac: int) -> int:
+    """The smallest s >= 0 for which 2^-s times the norm of gradients is at most limit * 2^-frac.
+
+    `squares` are sums of squared codes, each with the frac of the codes. Raises ValueError for a
+    limit of 0, which no power of two reaches.
+    """
+    if limit < 1 and any(square for square, _ in squares):
+        raise ValueError(f"norm limit {limit}: no power of two brings a norm to it; use a code "
+                         "of 1 at least")
+    finest = max([frac, *(of_codes for _, of_codes in squares)])
+    total = sum(square << 2 * (finest - of_codes) for square, of_codes in squares)
+    bound = limit * limit << 2 * (finest - frac)
+    s = max(total.bit_length() - bound.bit_length(), 0) // 2  # brings both to about the same length
+    return s + (total > bound << 2 * s)
 
 
 def buffered_sgd(weight, buffer, grad, shift: int, spec: BufferSpec, rand=None) -> Buffered:
@@ -89,7 +145,7 @@ def buffered_sgd(weight, buffer, grad, shift: int, spec: BufferSpec, rand=None) 
 
     Weight and buffer keep their dtype where it holds their format.
     """
-    state = _state(spec, weight=weight, buffer=buffer, grad=grad)
+    state = _state(spec, ("weight", "buffer", "grad"), weight, buffer, grad)
     frac, in_weight = spec.buffer.format.frac, spec.weight.format.frac
     grad_up = frac - spec.grad.format.frac
     drop = spec.dropped(shift)
@@ -123,10 +179,10 @@ def _buffered_by_casts(spec: BufferSpec, state: dict, grad_up: int, drop: int, r
                     moved.outside, held.outside)
 
 
-def _state(spec, **arrays) -> dict[str, np.ndarray]:
+def _state(spec, names: tuple[str, ...], *arrays) -> dict[str, np.ndarray]:
     """The arrays in dtypes that hold their casts' formats, of one shape."""
     found = {}
-    for name, codes in arrays.items():
+    for name, codes in zip(names, arrays, strict=True):
         form = getattr(spec, name).format
         check_width(form)
         array, dtype = as_codes(codes, name, dtype=None), dtype_of(form)

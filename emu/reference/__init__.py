@@ -66,18 +66,18 @@ from emu.reference.sums import (
     matmul_terms,
 )
 from emu.reference.table import cross_entropy, lookup, lookup_grad, softmax, table_entries
-from emu.reference.update import buffered_sgd, sgd
+from emu.reference.update import buffered_sgd, clip, norm_shift, sgd
 
 __all__ = [
     "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount", "Statistics",
     "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "add", "aligned_sum",
     "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "bias_grad",
-    "bias_grad_terms", "buffered_sgd", "cast", "cast_account", "cast_for", "conv2d",
+    "bias_grad_terms", "buffered_sgd", "cast", "cast_account", "cast_for", "clip", "conv2d",
     "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
     "conv2d_grad_weight_terms", "conv2d_terms", "cross_entropy", "divide", "dot", "dot_steps",
     "fit", "fitted_values", "float_codes", "frozen_norm", "lfsr_draw", "load_words", "lookup",
     "lookup_grad", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad", "norm_divisor",
-    "norm_statistics", "norm_xhat", "overflows", "passes", "quantize", "random_operands", "relu",
-    "relu_grad", "rescale", "root", "round_divide", "round_shift", "running_norm", "sgd", "softmax",
-    "table_entries", "watch_cast", "watch_divide", "watch_dot",
+    "norm_shift", "norm_statistics", "norm_xhat", "overflows", "passes", "quantize",
+    "random_operands", "relu", "relu_grad", "rescale", "root", "round_divide", "round_shift",
+    "running_norm", "sgd", "softmax", "table_entries", "watch_cast", "watch_divide", "watch_dot",
 ]

@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from emu.number import Cast
 from emu.reference.casts import cast, fit, round_shift
 from emu.update import BufferSpec, UpdateSpec
 
 
 def sgd(weight: int, momentum: int, grad: int, lr: int, mu: int, spec: UpdateSpec,
-        rand_momentum: int | None = None, rand_weight: int | None = None) -> tuple[int, int]:
+        rand_momentum: int | None = None, rand_weight: int | None = None, decay: int = 0,
+        rand_nesterov: int | None = None) -> tuple[int, int]:
     """(weight', momentum') of one weight; every argument is a code of its cast in `spec`.
 
-        momentum' = cast(mu * momentum + grad), weight' = cast(weight - lr * momentum')
+    `decay` is a code of `spec.decay` or `spec.shrink`. Sums are exact, each with one cast:
+
+        gradient' = grad + decay * weight                   # where `spec` has a decay
+        momentum' = cast(mu * momentum + gradient')
+        direction = cast(mu * momentum' + gradient')        # with nesterov, else momentum'
+        weight'   = cast(weight - lr * direction - decay * weight)     # where it has a shrink
     """
-    momentum = cast(*_add(grad, spec.grad, mu * momentum, spec.mu, spec.momentum),
+    frac = {name: to.format.frac for name, to in vars(spec).items() if isinstance(to, Cast)}
+    gradient = [(grad, frac["grad"])]
+    if spec.decay is not None:
+        gradient.append((decay * weight, frac["decay"] + frac["weight"]))
+    momentum = cast(*_sum((mu * momentum, frac["mu"] + frac["momentum"]), *gradient),
                     spec.momentum, rand_momentum)
-    weight = cast(*_add(weight, spec.weight, -lr * momentum, spec.lr, spec.momentum),
-                  spec.weight, rand_weight)
-    return weight, momentum
+    direction, of_direction = momentum, frac["momentum"]
+    if spec.nesterov is not None:
+        direction = cast(*_sum((mu * momentum, frac["mu"] + frac["momentum"]), *gradient),
+                         spec.nesterov, rand_nesterov)
+        of_direction = frac["nesterov"]
+    moved = [(weight, frac["weight"]), (-lr * direction, frac["lr"] + of_direction)]
+    if spec.shrink is not None:
+        moved.append((-decay * weight, frac["shrink"] + frac["weight"]))
+    return cast(*_sum(*moved), spec.weight, rand_weight), momentum
 
 
-def _add(addend: int, addend_cast: Cast, product: int, *factors: Cast) -> tuple[int, int]:
-    """(code, frac) of addend + product, exactly, at the finer frac of the two."""
-    frac = sum(factor.format.frac for factor in factors)
-    finer = max(frac, addend_cast.format.frac)
-    return (addend << finer - addend_cast.format.frac) + (product << finer - frac), finer
+def _sum(*terms: tuple[int, int]) -> tuple[int, int]:
+    """(code, frac) of the exact sum of terms, each a code and its frac, at the finest frac."""
+    finest = max(frac for _, frac in terms)
+    return sum(code << finest - frac for code, frac in terms), finest
+
+
+def clip(grad: int, limit: int, spec: UpdateSpec | BufferSpec) -> int:
+    """A gradient of `spec.grad` within -limit and limit, which is a code of `spec.clip`."""
+    limit <<= spec.grad.format.frac - spec.clip.format.frac
+    return max(-limit, min(limit, grad))
+
+
+def norm_shift(squares: Sequence[tuple[int, int]], limit: int, frac: int) -> int:
+    """The smallest s >= 0 for which 2^-s times the norm of gradients is at most limit * 2^-frac.
+
+    `squares` are the sums of the squared codes of some tensors, each with the frac of its codes;
+    the norm is the root of the sum of them all. No root is taken: both sides are squared. Raises
+    ValueError for a limit of 0, which no power of two reaches.
+    """
+    if limit < 1 and any(square for square, _ in squares):
+        raise ValueError(f"norm limit {limit}: no power of two brings a norm to it; use a code "
+                         "of 1 at least")
+    finest = max(frac, *(of_codes for _, of_codes in squares)) if squares else frac
+    total = sum(square << 2 * (finest - of_codes) for square, of_codes in squares)
+    bound, s = limit * limit << 2 * (finest - frac), 0
+    while total > bound << 2 * s:
+        s += 1
+    return s
 
 
 def buffered_sgd(weight: int, buffer: int, grad: int, shift: int, spec: BufferSpec,
