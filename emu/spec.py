@@ -24,7 +24,7 @@ from emu.number import (
     parse_cast,
     parse_mapping,
 )
-from emu.update import UpdateSpec
+from emu.update import BufferSpec, UpdateSpec, parse_update
 
 INT64 = (-(1 << 63), (1 << 63) - 1)
 MAX_STEP = 1 << 20  # lanes, block and tile
@@ -173,16 +173,16 @@ class LayerSpec(_Text):
     grad_input: MacSpec | None = None
     grad_weight: MacSpec | None = None
     grad_bias: MacSpec | None = None
-    update: UpdateSpec | None = None
+    update: UpdateSpec | BufferSpec | None = None
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            kinds = (MacSpec if field.name in PASS_OPERANDS
-                     else UpdateSpec if field.name == "update" else (Cast, Rule))
+            kinds = ((MacSpec,) if field.name in PASS_OPERANDS
+                     else (UpdateSpec, BufferSpec) if field.name == "update" else (Cast, Rule))
             if value is not None and not isinstance(value, kinds):
                 raise ValueError(f"layer {field.name} {value!r}: LayerSpec.parse takes texts; here "
-                                 f"give a {getattr(kinds, '__name__', 'Cast or Rule')}")
+                                 f"give a {' or '.join(kind.__name__ for kind in kinds)}")
         for name, operands in PASS_OPERANDS.items():
             mac = getattr(self, name)
             for side, operand in zip("ab", operands, strict=True):
@@ -204,7 +204,7 @@ class LayerSpec(_Text):
             if value is None or str(value).lower() == "none":
                 values[key] = None
             elif key == "update":
-                values[key] = UpdateSpec.parse(value)
+                values[key] = parse_update(value)
             elif key not in PASS_OPERANDS:
                 values[key] = parse_cast(value)
         casts = cls(**values)

@@ -22,6 +22,7 @@ from emu.number import (
     check_cast,
     mapping_text,
     parse_fields,
+    parse_mapping,
 )
 
 CONSTANTS = ("lr", "mu", "decay", "shrink", "clip", "norm")  # casts of float hyperparameters
@@ -219,3 +220,12 @@ class BufferSpec(_Casts):
                              f"{self.weight.format} at shifts from {ends[0]} to {ends[1]}; choose "
                              "one, or another frac of the buffer")
         return n
+
+
+def parse_update(text: str | Mapping | UpdateSpec | BufferSpec) -> UpdateSpec | BufferSpec:
+    """A `BufferSpec` where there is a `buffer`, else an `UpdateSpec`."""
+    if isinstance(text, UpdateSpec | BufferSpec):
+        return text
+    items = parse_mapping(text) if isinstance(text, str) else text
+    buffered = isinstance(items, Mapping) and "buffer" in items
+    return (BufferSpec if buffered else UpdateSpec).parse(items)

@@ -8,6 +8,7 @@ import pytest
 
 from emu.cosim import default_vectors, replay
 from emu.golden import (
+    BufferTrace,
     CastTrace,
     MacTrace,
     UpdateTrace,
@@ -26,8 +27,17 @@ from emu.golden.units import (
 )
 from emu.golden.vectors import VectorFile
 from emu.number import Cast, Format, Overflow, Rounding
-from emu.reference import cast, dot, load_words, matmul_terms, random_operands, sgd
-from emu.spec import MacSpec, UpdateSpec
+from emu.reference import (
+    buffered_sgd,
+    cast,
+    dot,
+    load_words,
+    matmul_terms,
+    random_operands,
+    sgd,
+)
+from emu.spec import MacSpec
+from emu.update import BufferSpec, UpdateSpec
 
 MAC = MacSpec.parse("{a: s8, b: s8, acc: s16 sat}")
 
@@ -374,3 +384,56 @@ def test_updates_of_any_formats_are_exact_on_the_mac(tmp_path, seed):
     files = read_manifest(write_step(tmp_path / "v", [trace], {})).files
     assert all(record["ovf_o"] == 0 for file in files if file.unit == "mac"
                for record in values(file))
+
+
+def parts_traces(random: Random) -> list:
+    """An update with weight decay and Nesterov momentum, one that shrinks, one with a buffer."""
+    loads = load_words(1, 2, "fc1", "w", 0)
+    rands = [random_operands(20, 4, loads) for _ in range(3)]
+    traces = []
+    for name, parts in (("ahead", {"decay": "u8f12", "nesterov": "s11f7 stochastic4 sat"}),
+                        ("shrunk", {"shrink": "u8f12"})):
+        spec = UpdateSpec.parse({"weight": "s12f10 stochastic4 sat", "momentum": "s10f6 to_odd sat",
+                                 "grad": "s8f9 sat", "lr": "s6f8", "mu": "u8f8"} | parts)
+        rows = [[random.randint(to.format.lo, to.format.hi)
+                 for to in (spec.weight, spec.momentum, spec.grad)] for _ in range(20)]
+        ahead = rands[2] if spec.nesterov else [None] * 20
+        new = [sgd(*row, -32, 230, spec, rand_weight=rw, decay=200, rand_nesterov=rn)
+               for row, rw, rn in zip(rows, rands[1], ahead, strict=True)]
+        traces.append(UpdateTrace(
+            name, spec, -32, 230, *map(list, zip(*rows, strict=True)), [w for w, _ in new],
+            [m for _, m in new], rand_weight=rands[1], loads_weight=loads, decay=200,
+            loads_nesterov=loads if spec.nesterov else None))
+    spec = BufferSpec.parse("{weight: s8f7 stochastic4 sat, buffer: s14f12 sat, grad: s8f10}")
+    rows = [[random.randint(to.format.lo, to.format.hi)
+             for to in (spec.weight, spec.buffer, spec.grad)] for _ in range(20)]
+    new = [buffered_sgd(*row, 2, spec, r) for row, r in zip(rows, rands[0], strict=True)]
+    traces.append(BufferTrace("held", spec, 2, *map(list, zip(*rows, strict=True)),
+                              [w for w, _ in new], [b for _, b in new], rands[0], loads))
+    return traces
+
+
+def test_every_kind_of_update_passes_through_the_verilog(tmp_path):
+    write_step(tmp_path / "v", parts_traces(Random(3)), {})
+    names = {file.name for file in read_manifest(tmp_path / "v").files if file.unit != "lfsr"}
+    assert names == {f"{unit}/{name}.hex" for unit, parts in {
+        "mac": ["ahead.decay", "ahead.momentum", "ahead.nesterov", "ahead.weight",
+                "shrunk.momentum", "shrunk.shrink", "shrunk.weight", "held.buffer", "held.weight",
+                "held.rest"],
+        "quantizer": ["ahead.momentum", "ahead.nesterov", "ahead.weight", "shrunk.momentum",
+                      "shrunk.weight", "held.buffer", "held.step", "held.weight", "held.rest"],
+    }.items() for name in parts}
+    assert replay(tmp_path / "v").differences == []
+
+
+@pytest.mark.parametrize(("index", "field", "message"), [
+    (0, "new_weight", r"ahead.weight\[3\]: .* in the engine"),
+    (1, "new_momentum", r"shrunk.momentum\[3\]: .* in the engine"),
+    (2, "new_weight", r"held.weight\[3\]: .* in the engine"),
+    (2, "new_buffer", r"held.rest\[3\]: .* in the engine")])
+def test_an_engine_that_errs_in_an_update_is_refused(tmp_path, index, field, message):
+    trace = parts_traces(Random(3))[index]
+    wrong = list(getattr(trace, field))
+    wrong[3] ^= 1
+    with pytest.raises(ValueError, match=message):
+        write_step(tmp_path / "v", [type(trace)(**{**vars(trace), field: wrong})], {})

@@ -75,19 +75,28 @@ from emu.engine.table import (
     softmax,
     table_entries,
 )
-from emu.engine.update import buffered_sgd, clip, norm_shift, sgd, square_sum, squares_mac
+from emu.engine.update import (
+    Buffered,
+    Updated,
+    buffered_sgd,
+    clip,
+    norm_shift,
+    sgd,
+    square_sum,
+    squares_mac,
+)
 
 __all__ = [
-    "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount", "NormGrads",
-    "Normed", "Record", "RegisterAccount", "Statistics", "adaptive_avg_pool2d",
-    "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread", "adaptive_sums", "add",
-    "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "buffered_sgd", "cast",
-    "cast_for", "cast_for_codes", "cast_full", "clip", "conv1d", "conv1d_grad_input",
-    "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d",
-    "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight", "cross_entropy", "dequantize",
-    "divide", "encode", "encode_for", "frozen_norm", "load_words", "lookup", "lookup_grad",
-    "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
-    "norm_shift", "norm_statistics", "offer_int_mm", "passes", "quantize", "random_operands",
-    "relu", "relu_grad", "rescale", "resumed", "running_norm", "sgd", "softmax", "square_sum",
-    "squares_mac", "table_entries", "watching", "window_spread", "window_sums",
+    "Buffered", "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount",
+    "NormGrads", "Normed", "Record", "RegisterAccount", "Statistics", "Updated",
+    "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread",
+    "adaptive_sums", "add", "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad",
+    "buffered_sgd", "cast", "cast_for", "cast_for_codes", "cast_full", "clip", "conv1d",
+    "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
+    "conv_transpose2d", "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight",
+    "cross_entropy", "dequantize", "divide", "encode", "encode_for", "frozen_norm", "load_words",
+    "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift",
+    "named", "narrowed", "norm_shift", "norm_statistics", "offer_int_mm", "passes", "quantize",
+    "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm", "sgd", "softmax",
+    "square_sum", "squares_mac", "table_entries", "watching", "window_spread", "window_sums",
 ]

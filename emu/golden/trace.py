@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from emu.golden.units import (
     QuantizerSpec,
@@ -22,8 +23,9 @@ from emu.golden.units import (
 )
 from emu.golden.vectors import VectorWriter, vector_set
 from emu.number import Cast, Format
-from emu.reference import STREAMS, random_operands
-from emu.spec import MacSpec, UpdateSpec
+from emu.reference import STREAMS, cast, random_operands
+from emu.spec import ONE, MacSpec
+from emu.update import BufferSpec, UpdateSpec
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,29 @@ class UpdateTrace:
     rand_weight: Sequence[int] | None = None
     loads_momentum: Sequence[int] | None = None
     loads_weight: Sequence[int] | None = None
+    decay: int = 0  # a code of the spec's decay or shrink
+    rand_nesterov: Sequence[int] | None = None
+    loads_nesterov: Sequence[int] | None = None
 
 
-Trace = MacTrace | CastTrace | UpdateTrace
+@dataclass(frozen=True)
+class BufferTrace:
+    """The update of one parameter tensor through a gradient buffer; the learning rate is 2^-shift.
+    """
+
+    name: str
+    spec: BufferSpec
+    shift: int
+    weight: Sequence[int]
+    buffer: Sequence[int]
+    grad: Sequence[int]
+    new_weight: Sequence[int]
+    new_buffer: Sequence[int]
+    rand: Sequence[int] | None = None
+    loads: Sequence[int] | None = None
+
+
+Trace = MacTrace | CastTrace | UpdateTrace | BufferTrace
 
 
 def write_step(out: Path, traces: Iterable[Trace], about: dict, progress=None) -> Path:
@@ -173,26 +195,88 @@ def _write_draws(writer: VectorWriter, trace: CastTrace) -> None:
 
 
 def _write_update(writer: VectorWriter, trace: UpdateTrace) -> None:
-    """As hardware would: a product and an exact sum on the mac, then the cast, twice."""
-    spec, lr = trace.spec, trace.spec.lr.format
-    # -lr needs one more bit: it is at least -hi, and 2^(width-1) where lr is the lowest code.
-    minus_lr = Format(lr.width + 1, lr.frac)
-    for part, addends, addend, codes, factor, form, cast, results, rand, loads in (
-            ("momentum", trace.grad, spec.grad, trace.momentum, trace.mu, spec.mu.format,
-             spec.momentum, trace.new_momentum, trace.rand_momentum, trace.loads_momentum),
-            ("weight", trace.weight, spec.weight, trace.new_momentum, -trace.lr, minus_lr,
-             spec.weight, trace.new_weight, trace.rand_weight, trace.loads_weight)):
-        name = f"{trace.name}.{part}"
-        mac, align = _exact_mac(spec.momentum.format, form, addend.format)
-        bias = [x << align for x in addends]
-        product = mac.product.format.frac
-        sums = [x + (code * factor << product)
-                for x, code in zip(bias, codes, strict=True)]
-        terms = (([code], [factor]) for code in codes)
-        _write_mac(writer, MacTrace(name, mac, terms, bias, sums))
-        frac = form.frac + spec.momentum.format.frac + product
-        _write_cast(writer, CastTrace(name, mac.acc.format.with_frac(frac), cast, sums, results,
-                                      rand, loads))
+    """As hardware would: products and exact sums on the mac, a cast at the end of each sum."""
+    spec, name = trace.spec, trace.name
+    weight = _Codes(trace.weight, spec.weight.format)
+    gradient = _Codes(trace.grad, spec.grad.format)
+    if spec.decay is not None:
+        gradient = _add_product(writer, f"{name}.decay", gradient, weight, trace.decay,
+                                spec.decay.format)
+    total = _add_product(writer, f"{name}.momentum", gradient,
+                         _Codes(trace.momentum, spec.momentum.format), trace.mu, spec.mu.format)
+    _write_cast(writer, CastTrace(f"{name}.momentum", total.form, spec.momentum, total.codes,
+                                  trace.new_momentum, trace.rand_momentum, trace.loads_momentum))
+    direction = _Codes(trace.new_momentum, spec.momentum.format)
+    if spec.nesterov is not None:
+        ahead = _add_product(writer, f"{name}.nesterov", gradient, direction, trace.mu,
+                             spec.mu.format)
+        direction = _reference_cast(writer, f"{name}.nesterov", ahead, spec.nesterov,
+                                    trace.rand_nesterov, trace.loads_nesterov)
+    if spec.shrink is not None:
+        weight = _add_product(writer, f"{name}.shrink", weight, weight, -trace.decay,
+                              _minus(spec.shrink.format))
+    moved = _add_product(writer, f"{name}.weight", weight, direction, -trace.lr,
+                         _minus(spec.lr.format))
+    _write_cast(writer, CastTrace(f"{name}.weight", moved.form, spec.weight, moved.codes,
+                                  trace.new_weight, trace.rand_weight, trace.loads_weight))
+
+
+def _write_buffered(writer: VectorWriter, trace: BufferTrace) -> None:
+    """As hardware would: three sums on the mac, and the casts of the buffer and of its step."""
+    spec, name = trace.spec, trace.name
+    to, own = spec.buffer, spec.weight
+    sums = _add_product(writer, f"{name}.buffer", _Codes(trace.buffer, to.format),
+                        _Codes(trace.grad, spec.grad.format), 1, ONE)
+    held = _reference_cast(writer, f"{name}.buffer", sums, to)
+    drop = spec.dropped(trace.shift)
+    high = held.form.with_frac(own.format.frac + drop)
+    whole = Cast(Format(max(to.format.width - drop + 1, 2), own.format.frac), own.rounding,
+                 rand_bits=own.rand_bits)
+    step = _reference_cast(writer, f"{name}.step", _Codes(held.codes, high), whole,
+                           trace.rand, trace.loads)
+    moved = _add_product(writer, f"{name}.weight", _Codes(trace.weight, own.format), step, -1,
+                         Format(1))
+    _write_cast(writer, CastTrace(f"{name}.weight", moved.form, Cast(
+        own.format, overflow=own.overflow), moved.codes, trace.new_weight))
+    rest = _add_product(writer, f"{name}.rest", _Codes(held.codes, high), step, -1, Format(1))
+    _write_cast(writer, CastTrace(f"{name}.rest", rest.form, Cast(high), rest.codes,
+                                  trace.new_buffer))
+
+
+class _Codes(NamedTuple):
+    """Codes of one format."""
+
+    codes: Sequence[int]
+    form: Format
+
+
+def _minus(form: Format) -> Format:
+    """What holds the negated codes of `form`, by one bit more."""
+    return Format(form.width + 1, form.frac)
+
+
+def _add_product(writer: VectorWriter, name: str, addend: _Codes, operand: _Codes, factor: int,
+                 form: Format) -> _Codes:
+    """Write addend + operand * factor, a code of `form`, as MACs of one product; the exact sums."""
+    mac, align = _exact_mac(operand.form, form, addend.form)
+    zeros = mac.product.format.frac
+    bias = [code << align for code in addend.codes]
+    sums = [x + (code * factor << zeros) for x, code in zip(bias, operand.codes, strict=True)]
+    terms = (([code], [factor]) for code in operand.codes)
+    _write_mac(writer, MacTrace(name, mac, terms, bias, sums))
+    return _Codes(sums, mac.acc.format.with_frac(operand.form.frac + form.frac + zeros))
+
+
+def _reference_cast(writer: VectorWriter, name: str, found: _Codes, to: Cast, rand=None,
+                    loads=None) -> _Codes:
+    """Write a cast whose result the engine does not tell, and which what follows shows."""
+    if to.rand_bits and rand is None and loads is not None:
+        rand = random_operands(len(found.codes), to.rand_bits, list(loads))
+    rands = rand if rand is not None else [None] * len(found.codes)
+    results = [cast(code, found.form.frac, to, r)
+               for code, r in zip(found.codes, rands, strict=True)]
+    _write_cast(writer, CastTrace(name, found.form, to, found.codes, results, rand, loads))
+    return _Codes(results, to.format)
 
 
 def _exact_mac(a: Format, b: Format, addend: Format) -> tuple[MacSpec, int]:
@@ -207,4 +291,5 @@ def _exact_mac(a: Format, b: Format, addend: Format) -> tuple[MacSpec, int]:
     return MacSpec(a.with_frac(0), b.with_frac(0), acc, Cast(Format(64, zeros))), align
 
 
-_WRITERS = {MacTrace: _write_mac, CastTrace: _write_cast, UpdateTrace: _write_update}
+_WRITERS = {MacTrace: _write_mac, CastTrace: _write_cast, UpdateTrace: _write_update,
+            BufferTrace: _write_buffered}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from emu import engine, reference
-from emu.golden import CastTrace, MacTrace, UpdateTrace
+from emu.golden import BufferTrace, CastTrace, MacTrace, UpdateTrace
 from emu.nn.backend import Backend, Place
 from emu.number import Cast, Rounding
 
@@ -16,7 +16,7 @@ class Recorder(Backend):
     def __init__(self, backend: Backend):
         super().__init__(backend.seed)
         self.step = backend.step
-        self.traces: list[CastTrace | MacTrace | UpdateTrace] = []
+        self.traces: list[BufferTrace | CastTrace | MacTrace | UpdateTrace] = []
         self._names: dict[str, int] = {}
 
     def cast(self, place, codes, form, to):
@@ -53,15 +53,34 @@ class Recorder(Backend):
                                                    **_pairs(geometry))
         return self._keep(place, mac, terms, None, out)
 
-    def sgd(self, place, weight, momentum, grad, lr, mu, spec):
-        drawn = [self._drawn(place.part(what), weight.shape, to)
-                 for what, to in (("momentum", spec.momentum), ("weight", spec.weight))]
-        found = super().sgd(place, weight, momentum, grad, lr, mu, spec)
+    def sgd(self, place, weight, momentum, grad, lr, mu, spec, decay=0):
+        drawn = {}
+        for name in spec.sums:
+            drawn[f"rand_{name}"], drawn[f"loads_{name}"] = self._drawn(
+                place.part(name), weight.shape, getattr(spec, name))
+        found = super().sgd(place, weight, momentum, grad, lr, mu, spec, decay)
         self.traces.append(UpdateTrace(
             self._name(place), spec, lr, mu, _list(weight), _list(momentum), _list(grad),
-            _list(found.weight), _list(found.momentum), rand_momentum=drawn[0][0],
-            rand_weight=drawn[1][0], loads_momentum=drawn[0][1], loads_weight=drawn[1][1]))
+            _list(found.weight), _list(found.momentum), decay=decay, **drawn))
         return found
+
+    def buffered_sgd(self, place, weight, buffer, grad, shift, spec):
+        rand, loads = self._drawn(place.part("step"), weight.shape, spec.weight)
+        found = super().buffered_sgd(place, weight, buffer, grad, shift, spec)
+        self.traces.append(BufferTrace(
+            self._name(place), spec, shift, _list(weight), _list(buffer), _list(grad),
+            _list(found.weight), _list(found.buffer), rand, loads))
+        return found
+
+    def clip(self, place, grad, limit, spec):
+        raise ValueError(f"{place.site}.{place.name}: clips gradients at a limit, and no RTL unit "
+                         "does; let a saturating cast clip them (grad), or limit their norm")
+
+    def square_sum(self, place, grad, form):
+        found = super().square_sum(place, grad, form)
+        codes = _list(grad)
+        return self._keep(place, engine.squares_mac(form, len(codes)), [(codes, codes)], None,
+                          found)
 
     def _keep(self, place, mac, terms, bias, out):
         self.traces.append(MacTrace(self._name(place), mac, terms,

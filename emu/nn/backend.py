@@ -11,7 +11,8 @@ import numpy as np
 
 from emu import engine
 from emu.number import Cast, Format, Rounding
-from emu.spec import MacSpec, UpdateSpec
+from emu.spec import MacSpec
+from emu.update import BufferSpec, UpdateSpec
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,28 @@ class Backend:
         with _named(place):
             return engine.conv2d_grad_weight(x, error, mac, kernel, **geometry)
 
-    def sgd(self, place: Place, weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec):
-        """The update of one parameter: an `engine.Updated`."""
-        rand = [self._operands(place.part(name), weight.shape, to)
-                for name, to in (("momentum", spec.momentum), ("weight", spec.weight))]
+    def sgd(self, place: Place, weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec,
+            decay: int = 0) -> engine.Updated:
+        """The update of one parameter; `decay` is a code of the spec's decay or shrink."""
+        rand = {f"rand_{name}": self._operands(place.part(name), weight.shape, getattr(spec, name))
+                for name in spec.sums}
         with _named(place):
-            return engine.sgd(weight, momentum, grad, lr, mu, spec, *rand)
+            return engine.sgd(weight, momentum, grad, lr, mu, spec, decay=decay, **rand)
+
+    def buffered_sgd(self, place: Place, weight, buffer, grad, shift: int, spec: BufferSpec
+                     ) -> engine.Buffered:
+        """The update of one parameter through its gradient buffer."""
+        rand = self._operands(place.part("step"), weight.shape, spec.weight)
+        with _named(place):
+            return engine.buffered_sgd(weight, buffer, grad, shift, spec, rand)
+
+    def clip(self, place: Place, grad, limit: int, spec: UpdateSpec | BufferSpec) -> np.ndarray:
+        """Gradients within -limit and limit, a code of the spec's clip."""
+        return engine.clip(grad, limit, spec)
+
+    def square_sum(self, place: Place, grad, form: Format) -> int:
+        """The exact sum of the squares of codes of `form`."""
+        return engine.square_sum(grad, form)
 
     def _operands(self, place: Place, shape: tuple, to: Cast):
         if to.rounding != Rounding.STOCHASTIC:
