@@ -21,6 +21,7 @@ ACC_WIDTHS = (2, 62)  # bits of an accumulator
 MAX_RAND_BITS = 32  # bits of a stochastic operand
 SCALE = re.compile(r"auto:(?P<statistic>max|3sigma|sweep|percentile(?=\d))"
                    r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?(?P<previous>@previous)?")
+FIXED = "fixed"  # the scale of a rule that takes the binary point that is stored
 RULE_FRAC = 96  # a rule's exponent register; keeps 2^-frac a normal float32
 
 
@@ -213,7 +214,8 @@ class Rule(_Text):
       squared error.
 
     With `@previous` after it, the statistic of the tensor before this one decides, as in hardware
-    that cannot look ahead. `emu.reference` defines each statistic exactly.
+    that cannot look ahead. `emu.reference` defines each statistic exactly. `fixed` chooses nothing:
+    it takes the binary point that another rule left for this tensor.
 
     >>> str(Rule.parse("s8 auto:max ties_even sat").cast_for(largest=100, frac=4))
     's8f4 ties_even sat'
@@ -252,6 +254,11 @@ class Rule(_Text):
         return SCALE.fullmatch(self.scale)["statistic"]
 
     @property
+    def fixed(self) -> bool:
+        """Whether a binary point that is stored decides, whatever the tensor."""
+        return self.scale == FIXED
+
+    @property
     def percent(self) -> Fraction:
         """How many percent of a tensor a percentile's range is to hold."""
         return Fraction(SCALE.fullmatch(self.scale)["percent"])
@@ -265,6 +272,13 @@ class Rule(_Text):
         """The cast this rule becomes once the binary point is known."""
         return Cast(Format(self.width, frac, self.signed), self.rounding, self.overflow,
                     self.rand_bits)
+
+    def stored(self, frac: int | None) -> Cast:
+        """The cast of a `fixed` rule; raises ValueError where no binary point is stored."""
+        if frac is None:
+            raise ValueError(f"{self}: no binary point is stored; train with an auto rule first, "
+                             "load a state that has one, or write a format such as s8f4")
+        return self.with_frac(frac)
 
     def cast_for(self, largest: int, frac: int) -> Cast:
         """The cast whose range holds a magnitude `largest` > 0 of `frac` fraction bits.
@@ -281,10 +295,12 @@ class Rule(_Text):
 
 def _scale(text: str) -> str:
     """A scale rule in its one spelling."""
+    if text == FIXED:
+        return text
     match = SCALE.fullmatch(text)
     if not match:
         raise unknown("scale rule", text, ["auto:max", "auto:3sigma", "auto:percentile99.9",
-                                           "auto:sweep", "and each with @previous"])
+                                           "auto:sweep", "and each with @previous", FIXED])
     name = match["statistic"]
     if match["percent"]:
         percent = Fraction(match["percent"])
@@ -356,7 +372,12 @@ def parse_cast(value: str | Cast | Rule) -> Cast | Rule:
     """A Cast or a Rule from its text; a value passes through."""
     if isinstance(value, Cast | Rule):
         return value
-    return Rule.parse(value) if "auto" in str(value) else Cast.parse(value)
+    modes = [mode.name.lower() for kind in (Rounding, Overflow) for mode in kind]
+    for word in str(value).split()[1:]:  # a misspelt one counts as what it is most like
+        near = difflib.get_close_matches(word, [FIXED, *modes], n=1)
+        if word.startswith("auto") or near == [FIXED]:
+            return Rule.parse(value)
+    return Cast.parse(value)
 
 
 def parse_mapping(text: str) -> dict[str, str]:

@@ -20,6 +20,8 @@ def cast_for(rule: Rule, x, last: int | None) -> Cast:
     Like `cast_for_codes`, this looks at the tensor itself whether or not the rule is for the
     next one.
     """
+    if rule.fixed:
+        return rule.stored(last)
     most = float(np.max(np.abs(x), initial=0.0))
     if not most or not math.isfinite(most):  # encode refuses what is not finite
         return rule.with_frac(0 if last is None else last)
@@ -32,6 +34,8 @@ def cast_for(rule: Rule, x, last: int | None) -> Cast:
 
 def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> Cast:
     """The cast a rule becomes for codes of `frac` fraction bits; zeros keep the frac `last`."""
+    if rule.fixed:
+        return rule.stored(last)
     codes = as_codes(codes, "codes", dtype=None)
     most = largest(codes)
     if not most:

@@ -25,6 +25,8 @@ def cast_for(rule: Rule, codes: list[int], frac: int, last: int | None = None) -
     ...  for scale in ("max", "3sigma", "percentile60", "sweep")]
     [-1, -1, 1, -1]
     """
+    if rule.fixed:
+        return rule.stored(last)
     largest = max(map(abs, codes), default=0)
     if not largest:
         return rule.with_frac(0 if last is None else last)
