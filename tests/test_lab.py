@@ -313,10 +313,10 @@ def test_bad_recipe_is_refused(changes, message):
     ({"network__fc2": {"Linear": {"out_features": 1}}}, "the logits have classes 0 to 0"),
     ({"data": 5}, "data 5: write digits"),
     ({"hardware__default__grad_input": None}, "layer 'fc2': has no grad_input"),
-    ({"hardware__default__errr": "s8"}, "config default key 'errr': did you mean 'error'"),
+    ({"hardware__default__errr": "s8"}, "config default.errr: .*did you mean 'error'"),
     ({"hardware__by_name": {"fc9": {}}}, "by_name.fc9: matches no module"),
-    ({"hardware__default__w": "s8f6 ties_evn"}, "layer 'fc1' .*did you mean 'ties_even'"),
-    ({"hardware__default__forward": {"acc": "s63"}}, "layer 'fc1' .*forward: acc s63f0"),
+    ({"hardware__default__w": "s8f6 ties_evn"}, "config default.w: .*did you mean 'ties_even'"),
+    ({"hardware__default__forward": {"acc": "s63"}}, "layer 'fc1' .*default.forward: acc s63f0"),
 ])
 def test_recipe_that_cannot_be_built_leaves_no_folder(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):

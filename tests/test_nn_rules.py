@@ -1,12 +1,13 @@
 """Binary points that rules choose, and what evaluation leaves alone."""
 
 import integer_network as ints
+import numpy as np
 import pytest
 import torch
 from fixed_layers import GRAD, HARDWARE, B, W, X, expected, give, hardware, passed, tensor
 from integer_network import Grid, some
 
-from emu import Cast, nn, reference
+from emu import Cast, Rule, engine, nn, reference
 
 SIGNED = dict.fromkeys(["x", "w", "b", "y", "error", "grad_w", "grad_b"],
                        "s6 auto:max ties_even sat")
@@ -118,6 +119,60 @@ def test_evaluation_keeps_the_binary_point_of_a_result_too():
     module = nn.AvgPool2d(2, spec={"y": "s8 auto:max ties_even sat"})
     module(torch.full((1, 1, 2, 2), 3.0))
     assert module.eval()(torch.full((1, 1, 2, 2), 100.0)).item() == 127 / 32
+
+
+FIXED = {"training": "s8 auto:max ties_even sat", "evaluation": "s8 fixed ties_even sat"}
+
+
+def only(settings) -> nn.Activation:
+    """An activation whose y has these settings."""
+    return nn.fix(nn.Activation(), {"default": {"y": settings}})
+
+
+def test_a_fixed_rule_takes_the_binary_point_that_training_left():
+    module = only(FIXED)
+    assert module(torch.tensor([3.0])).item() == 3
+    assert module.eval()(torch.tensor([100.0])).item() == 127 / 32
+    assert module.layer.fracs == {"y": 5}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_fixed_rule_without_a_binary_point_is_refused(training):
+    module = only("s8 fixed sat").train(training)
+    with pytest.raises(ValueError, match=r"^layer '': y s8 fixed to_neg sat: no binary point is "
+                                         r"stored; train with an auto rule first, load a state"):
+        module(torch.tensor([3.0]))
+
+
+def test_a_fixed_rule_of_training_never_moves_the_binary_point():
+    module = only("s8 fixed ties_even sat")
+    module.layer.fracs["y"] = 5
+    assert [module(torch.tensor([x])).item() for x in (3.0, 100.0)] == [3, 127 / 32]
+    assert module.layer.fracs == {"y": 5}
+
+
+@pytest.mark.parametrize("cast_for", [
+    lambda rule, last: reference.cast_for(rule, [1, -700], 3, last),
+    lambda rule, last: engine.cast_for(rule, np.array([0.125, -87.5]), last),
+    lambda rule, last: engine.cast_for_codes(rule, np.array([1, -700]), 3, last)],
+    ids=["reference", "floats", "codes"])
+def test_a_fixed_rule_looks_at_no_tensor(cast_for):
+    rule = Rule.parse("s8 fixed ties_even sat")
+    assert cast_for(rule, -4) == Cast.parse("s8f-4 ties_even sat")
+    with pytest.raises(ValueError, match="no binary point is stored"):
+        cast_for(rule, None)
+
+
+def test_each_phase_may_have_hardware_of_its_own():
+    phases = {"x": {"training": "s5f2 ties_even sat", "evaluation": "s4f1 ties_even sat"},
+              "forward": {"training": {"acc": "s16 sat"}, "evaluation": {"acc": "s9 wrap"}},
+              "y": {"training": "s6f1 ties_even sat", "evaluation": "none"}}
+    both = give(nn.fix(torch.nn.Linear(6, 4), {"default": {**HARDWARE, **phases}}), W, B)
+    for i, phase in enumerate(("training", "evaluation")):
+        spec = hardware(**{key: value[phase] for key, value in phases.items()})
+        alone = fixed_linear(spec).train(i == 0)
+        assert passed(both.train(i == 0), X, GRAD) == passed(alone, X, GRAD)
+        both.zero_grad()
 
 
 def test_evaluation_before_training_chooses_without_keeping():

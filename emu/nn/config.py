@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import yaml
+from pydantic import BeforeValidator, Field, ValidationError
 
-from emu.number import check_keys
+from emu.nn.schema import PHASES, LayerSettings, Phases, Settings, explained, refusal
 from emu.spec import LayerSpec
 
 KEYS = [f.name for f in fields(LayerSpec)]
@@ -28,21 +29,48 @@ class Site(NamedTuple):
     training: bool = True
 
 
-class Config:
+def _group(value: Any) -> Any:
+    """A mapping of names, which YAML may have read as numbers; nothing is no settings."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise refusal(f"{value!r}: needs a mapping of names to layer settings")
+    return {str(name): layer for name, layer in value.items()}
+
+
+Group = Annotated[dict[str, LayerSettings], BeforeValidator(_group)]
+
+
+class Config(Settings):
     """Layer settings: `default`, then `by_type`, then `by_name` (patterns), later keys winning.
 
-    Each is a mapping with the keys of `LayerSpec`. Raises ValueError naming an unknown key.
+    Each is a mapping with the keys of `LayerSpec`. A tensor's setting is a cast, a rule (`auto:...`
+    chooses the binary point, `fixed` uses the one that is stored) or `none`; any setting but the
+    update may be a mapping `{training: ..., evaluation: ...}`. `str` gives the YAML text, which
+    parses back to an equal configuration, and `model_json_schema()` the published schema. Raises
+    ValueError beginning with the key that is wrong.
+
+    >>> config = Config(default={"x": "s8f4 sat"}, by_type={"ReLU": {"x": "none"}})
+    >>> print(config)
+    default:
+      x: s8f4 to_neg sat
+    by_type:
+      ReLU:
+        x: null
+    <BLANKLINE>
+    >>> config.resolve(Site("fc", "Linear"))
+    LayerSpec.parse('{x: s8f4 to_neg sat}')
     """
 
-    def __init__(self, default: Mapping | None = None, by_type: Mapping | None = None,
-                 by_name: Mapping | None = None):
-        self.default, self.by_type, self.by_name = default or {}, by_type or {}, by_name or {}
-        check_keys(self.default, KEYS, "config default")
-        for part, group in (("by_type", self.by_type), ("by_name", self.by_name)):
-            if not isinstance(group, Mapping):
-                raise ValueError(f"config {part} {group!r}: needs a mapping of layer settings")
-            for name, layer in group.items():
-                check_keys(layer, KEYS, f"config {part}.{name}")
+    default: LayerSettings = Field(default_factory=LayerSettings)
+    by_type: Group = Field(default_factory=dict)
+    by_name: Group = Field(default_factory=dict)
+
+    def __init__(self, **parts):
+        try:
+            super().__init__(**parts)
+        except ValidationError as error:
+            raise explained(error) from None
 
     @classmethod
     def parse(cls, config: Config | Mapping | str | Path) -> Config:
@@ -54,22 +82,49 @@ class Config:
             config = Path(config) if isinstance(config, str) else config  # one word is a path
         if isinstance(config, Path):
             config = yaml.safe_load(config.read_text())
-        check_keys(config, ["default", "by_type", "by_name"], "config")
-        return cls(**config)
+        if not isinstance(config, Mapping):
+            raise ValueError(f"config {config!r}: needs a mapping with keys "
+                             f"{', '.join(cls.model_fields)}")
+        return cls(**{str(key): value for key, value in config.items()})
+
+    def dump(self) -> dict:
+        """What is set, as plain mappings of texts; `parse` takes them back."""
+        return self.model_dump(exclude_unset=True)
+
+    def __str__(self) -> str:
+        return yaml.safe_dump(self.dump(), sort_keys=False)
+
+    def __reduce__(self):
+        return type(self).parse, (self.dump(),)  # the classes of its parts are made, not imported
 
     def __str__(self) -> str:
         return str({"default": self.default, "by_type": self.by_type, "by_name": self.by_name})
 
     def resolve(self, site: Site) -> LayerSpec:
-        """The hardware of one module. Raises ValueError, naming the module, for a bad text."""
-        merged = {**self.default, **self.by_type.get(site.kind, {})}
-        for pattern, layer in self.by_name.items():
-            if fnmatchcase(site.path, pattern):
-                merged.update(layer)
+        """The hardware of one site, in its phase; raises ValueError naming site and key."""
+        merged: dict[str, Any] = {}
+        origin: dict[str, str] = {}
+        for place, layer in self._matching(site):
+            for key, where, value in _in_phase(layer, PHASES[not site.training]):
+                merged[key], origin[key] = value, f"{place}.{where}"
         try:
             return LayerSpec.parse({key: merged[key] for key in site.uses if key in merged})
         except ValueError as error:
-            raise ValueError(f"layer {site.path!r} ({site.kind}): {error}") from None
+            message = str(error)
+            for key, place in origin.items():
+                if message.startswith((f"{key}:", f"{key}.")):
+                    message = f"config {place}{message.removeprefix(key)}"
+                    break
+            raise ValueError(f"layer {site.path!r} ({site.kind}): {message}") from None
+
+    def _matching(self, site: Site) -> Iterator[tuple[str, LayerSettings]]:
+        """The settings that hold at a site and their places, the most special ones last."""
+        yield "default", self.default
+        if site.kind in self.by_type:
+            yield f"by_type.{site.kind}", self.by_type[site.kind]
+        for pattern, layer in self.by_name.items():
+            if fnmatchcase(site.path, pattern):
+                yield f"by_name.{pattern}", layer
 
     def unused(self, sites: list[Site]) -> list[str]:
         """The types, name patterns and settings of theirs that no module of `sites` takes."""
@@ -81,5 +136,21 @@ class Config:
                 uses = [site.uses for site in sites if matches(site, name)]
                 taken = {key for keys in uses for key in keys}
                 found += ([f"{part}.{name}"] if not uses else
-                          [f"{part}.{name}.{key}" for key in layer if key not in taken])
+                          [f"{part}.{name}.{key}" for key in layer.settings() if key not in taken])
         return found
+
+
+def _in_phase(layer: LayerSettings, phase: str) -> Iterator[tuple[str, str, Any]]:
+    """Each setting that holds in this phase: its key, where it is written, and its value."""
+    for key, value in layer.settings().items():
+        if not isinstance(getattr(layer, key), Phases):
+            yield key, key, _complete(value)
+        elif phase in value:
+            yield key, f"{key}.{phase}", _complete(value[phase])
+
+
+def _complete(value: Any) -> Any:
+    """Settings without those that are none: a spec's own default holds there."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _complete(item) for key, item in value.items() if item is not None}

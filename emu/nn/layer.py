@@ -60,8 +60,8 @@ class Layer:
 
     A rule chooses its binary point in training only: evaluation uses the last one, or, where
     there is none yet, one that it does not keep. A rule for the next tensor (`@previous`) uses the
-    last one in training too. `channels` is the axis of x, y and error that holds the channels; that
-    of parameters is 0.
+    last one in training too; a `fixed` one always does, and is refused where there is none.
+    `channels` is the axis of x, y and error that holds the channels; that of parameters is 0.
     """
 
     def __init__(self, site: str, spec: LayerSpec, hardware: Hardware,
@@ -80,9 +80,10 @@ class Layer:
         """The cast or rule of one tensor in this phase, None where it leaves as it is."""
         return getattr(self.spec if training else self.evaluation, name)
 
-    def mac(self, name: str) -> MacSpec:
-        """The spec's MAC for one pass; raises ValueError where there is none."""
-        return self._need(name, self.spec, "a MAC such as {acc: s24 sat}")
+    def mac(self, name: str, training: bool = True) -> MacSpec:
+        """The MAC of one pass in this phase; raises ValueError where there is none."""
+        return self._need(name, self.spec if training else self.evaluation,
+                          "a MAC such as {acc: s24 sat}")
 
     def _need(self, name: str, spec: LayerSpec, what: str):
         value = getattr(spec, name)
@@ -120,6 +121,11 @@ class Layer:
         last = self.fracs.get(name)
         if isinstance(to, Cast):
             return to, {}
+        if to.fixed:
+            try:
+                return to.stored(last), {}
+            except ValueError as error:
+                raise ValueError(f"layer {self.site!r}: {name} {error}") from None
         if last is not None and not training:
             return to.with_frac(last), {}
         chosen = choose(to, last)

@@ -37,7 +37,7 @@ class Contraction(Operation):
 
     def forward(self, layer, training, x, w, b=None):
         self.x, self.w = layer.enter("x", x, training), layer.enter("w", w, training)
-        mac = layer.mac("forward")
+        mac = layer.mac("forward", training)
         form = mac.result.format
         form = form.with_frac(self.x.form.frac + self.w.form.frac + form.frac)
         self.bias = None
@@ -55,15 +55,16 @@ class Contraction(Operation):
         found: list[Codes | None] = [None] * len(needs)
         if needs[0]:
             codes = self.grad_input(layer, training, error.codes, w.codes, x.codes.shape)
-            found[0] = Codes(masked(codes, x.passes), _result(layer, "grad_input", error, w), None)
+            found[0] = Codes(masked(codes, x.passes),
+                             _result(layer, "grad_input", training, error, w), None)
         if needs[1]:
             codes = masked(self.grad_weight(layer, training, x.codes, error.codes, w.codes.shape),
                            w.passes)
             found[1] = self.leave_weight(layer, training, codes,
-                                         _result(layer, "grad_weight", x, error))
+                                         _result(layer, "grad_weight", training, x, error))
         if bias is not None and needs[2]:
             rows = self.error_rows(error.codes)
-            mac = layer.mac("grad_bias")
+            mac = layer.mac("grad_bias", training)
             codes = layer.backend.matmul(layer.place("grad_bias", training), rows.T,
                                          np.ones((rows.shape[0], 1), np.int64), mac)[:, 0]
             form = mac.result.format.with_frac(error.form.frac + mac.result.format.frac)
@@ -75,8 +76,8 @@ class Contraction(Operation):
         return layer.requantise("grad_w", codes, form, training)
 
 
-def _result(layer: Layer, name: str, a: Codes, b: Codes):
-    form = layer.mac(name).result.format
+def _result(layer: Layer, name: str, training: bool, a: Codes, b: Codes):
+    form = layer.mac(name, training).result.format
     return form.with_frac(a.form.frac + b.form.frac + form.frac)
 
 
@@ -90,16 +91,16 @@ class _Linear(Contraction):
 
     def product(self, layer, training, x, w, bias):
         out = layer.backend.matmul(layer.place("forward", training), _rows(x), w.T,
-                                   layer.mac("forward"), bias)
+                                   layer.mac("forward", training), bias)
         return out.reshape(*x.shape[:-1], w.shape[0])
 
     def grad_input(self, layer, training, error, w, shape):
         return layer.backend.matmul(layer.place("grad_input", training), _rows(error), w,
-                                    layer.mac("grad_input")).reshape(shape)
+                                    layer.mac("grad_input", training)).reshape(shape)
 
     def grad_weight(self, layer, training, x, error, shape):
         return layer.backend.matmul(layer.place("grad_weight", training), _rows(x).T, _rows(error),
-                                    layer.mac("grad_weight")).T
+                                    layer.mac("grad_weight", training)).T
 
     def error_rows(self, error):
         return _rows(error)
@@ -113,16 +114,17 @@ class _Conv2d(Contraction):
                          "groups": groups}
 
     def product(self, layer, training, x, w, bias):
-        return layer.backend.conv2d(layer.place("forward", training), x, w, layer.mac("forward"),
-                                    bias, **self.geometry)
+        return layer.backend.conv2d(layer.place("forward", training), x, w,
+                                    layer.mac("forward", training), bias, **self.geometry)
 
     def grad_input(self, layer, training, error, w, shape):
         return layer.backend.conv2d_grad_input(layer.place("grad_input", training), error, w,
-                                               layer.mac("grad_input"), shape[2:], **self.geometry)
+                                               layer.mac("grad_input", training), shape[2:],
+                                               **self.geometry)
 
     def grad_weight(self, layer, training, x, error, shape):
         return layer.backend.conv2d_grad_weight(layer.place("grad_weight", training), x, error,
-                                                layer.mac("grad_weight"), shape[2:],
+                                                layer.mac("grad_weight", training), shape[2:],
                                                 **self.geometry)
 
     def error_rows(self, error):
@@ -169,7 +171,7 @@ class _Matmul(Contraction):
         lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         pairs = zip(*(np.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, *x.shape[-2:])
                       for x in (a, b)), strict=True)
-        place, mac = layer.place(name, training), layer.mac(name)
+        place, mac = layer.place(name, training), layer.mac(name, training)
         out = [layer.backend.matmul(place, *pair, mac) for pair in pairs]
         shape = *lead, a.shape[-2], b.shape[-1]
         return np.stack(out).reshape(shape) if out else np.zeros(shape, np.int64)
