@@ -97,9 +97,6 @@ class Config(Settings):
     def __reduce__(self):
         return type(self).parse, (self.dump(),)  # the classes of its parts are made, not imported
 
-    def __str__(self) -> str:
-        return str({"default": self.default, "by_type": self.by_type, "by_name": self.by_name})
-
     def resolve(self, site: Site) -> LayerSpec:
         """The hardware of one site, in its phase; raises ValueError naming site and key."""
         merged: dict[str, Any] = {}
