@@ -79,6 +79,18 @@ def test_the_engine_is_the_definition(spec, rows, classes, seed):
     assert all(spec.error.lo <= e <= spec.error.hi for row in want for e in row[1])
 
 
+@given(specs(), st.integers(0, 5), st.integers(1, 6), st.integers(0, 99))
+@examples(30)
+def test_masked_logits_take_no_part(spec, rows, classes, seed):
+    x = filled((rows, classes), spec.x, seed)
+    masked = np.random.default_rng(seed).random((rows, classes)) < 0.5
+    got = engine.softmax(x, spec, masked)
+    for row, out, found in zip(x.tolist(), masked.tolist(), got.tolist(), strict=True):
+        kept = iter(reference.softmax([c for c, m in zip(row, out, strict=True) if not m], spec))
+        assert found == [0 if m else next(kept) for m in out]
+        assert reference.softmax(row, spec, out) == found
+
+
 def test_wide_logits_and_probabilities_are_exact():
     spec = SoftmaxSpec.parse("{x: s12f4, exp: u30f30 to_neg sat, prob: u31f30 ties_odd sat}")
     x = filled((3, 400), spec.x, 0)
@@ -167,3 +179,8 @@ def test_a_bad_softmax_is_refused(changed, message):
 def test_bad_logits_and_targets_are_refused(x, target, message):
     with pytest.raises(ValueError, match=message):
         engine.cross_entropy(x, target, SPEC)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"masked \(2,\) for logits \(1, 2\): shapes differ"):
+        engine.softmax([[1, 2]], SPEC, [True, False])

@@ -54,13 +54,23 @@ def lookup_grad(error, frac: int, x, slope: Table, to: Cast, rand=None) -> Caste
     return cast_full(error * slopes, frac + slope.y.format.frac, to, rand)
 
 
-def softmax(x, spec: SoftmaxSpec) -> np.ndarray:
-    """Logits (N, C), codes of `spec.x`, to probabilities (N, C), codes of `spec.prob`."""
+def softmax(x, spec: SoftmaxSpec, masked=None) -> np.ndarray:
+    """Logits (N, C), codes of `spec.x`, to probabilities (N, C), codes of `spec.prob`.
+
+    Where `masked` (N, C) the probability is 0 and the logit takes no part.
+    """
     x = as_codes(x, "x", spec.x, 2)
     if not x.shape[1]:
         raise ValueError(f"x: shape {x.shape} has no classes")
+    if masked is not None:
+        if np.shape(masked) != x.shape:
+            raise ValueError(f"masked {np.shape(masked)} for logits {x.shape}: shapes differ")
+        x = np.where(masked, spec.x.lo, x)  # which is the greatest in a row of masked ones only
     powers, total = np.empty_like(x), np.empty((len(x), 1), np.int64)
     launch(softmax_powers, 2 * x.size, x, _entries(spec.exp_table), powers, total)
+    if masked is not None:
+        powers[masked] = 0
+        total = np.maximum(powers.sum(1, keepdims=True), 1)
     return divide(powers, total, 0, spec.prob).codes
 
 

@@ -26,10 +26,13 @@ def lookup_grad(error: int, frac: int, x: int, slope: Table, to: Cast, rand: int
     return cast(error * lookup(x, slope), frac + slope.y.format.frac, to, rand)
 
 
-def softmax(x: list[int], spec: SoftmaxSpec) -> list[int]:
-    """The probabilities of one row of logits, as codes of `spec.prob`."""
-    powers = [lookup(max(x) - code, spec.exp_table) for code in x]
-    return [divide(power, sum(powers), 0, spec.prob) for power in powers]
+def softmax(x: list[int], spec: SoftmaxSpec, masked: list[bool] | None = None) -> list[int]:
+    """The probabilities of one row of logits, as codes of `spec.prob`; 0 where `masked`."""
+    masked = masked or [False] * len(x)
+    most = max((code for code, out in zip(x, masked, strict=True) if not out), default=0)
+    powers = [0 if out else lookup(most - code, spec.exp_table)
+              for code, out in zip(x, masked, strict=True)]
+    return [power and divide(power, sum(powers), 0, spec.prob) for power in powers]
 
 
 def cross_entropy(x: list[int], target: int, spec: SoftmaxSpec
