@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from math import ceil
 
 from emu.functions import FUNCTIONS, to_odd
 from emu.number import (
@@ -18,6 +20,7 @@ from emu.number import (
     Format,
     Overflow,
     Rounding,
+    Rule,
     _Text,
     check_cast,
     mapping_text,
@@ -29,6 +32,8 @@ MAX_ADDRESS = 16  # bits of a table's input
 MAX_EXPONENT = 20  # of the largest input: |x| < 2^20
 MAX_QUOTIENT = 60  # bits of what is divided
 GUARD_BITS = 2  # below an entry's last bit: one for the tie, one for all that is left
+SAMPLED_BITS = 10  # of an input, whose values tell the range of its table
+WIDEST = 31  # bits of a derived entry
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,6 +141,38 @@ class Table(_Text):
         return Table(self.x, y, f"grad_{self.function}")
 
 
+@lru_cache(256)
+def entries_cast(function: str, x: Format, width: int | None = None,
+                 rounding: Rounding = Rounding.TIES_EVEN) -> Cast:
+    """The cast of a named function's entries where none is given.
+
+    It has the width of `x` (or `width`), saturates, is signed where an entry is negative, and its
+    range is the least power of two that holds the finite entries, a 1 too: of every code of x, or
+    of 1024 and the greatest where there are more.
+
+    >>> str(entries_cast("sigmoid", Format.parse("s8f4")))
+    'u8f8 ties_even sat'
+    """
+    width = x.width if width is None else width
+    frac = WIDEST - _reach(function, x)
+    bound = 1 << WIDEST
+    codes = [*range(x.lo, x.hi, 1 << max(0, x.width - SAMPLED_BITS)), x.hi]
+    entries = [to_odd(function, code, x.frac, frac, -bound, bound) for code in codes]
+    finite = [entry for entry in entries if abs(entry) <= bound]
+    rule = Rule(width, min(finite) < 0, rounding=rounding, overflow=Overflow.SAT)
+    return rule.cast_for(max(map(abs, finite)) + 1, frac)
+
+
+def _reach(function: str, x: Format) -> int:
+    """The integer bits of a bound of the function's magnitude; 64 at most."""
+    most = Fraction(max(x.hi, -x.lo)) / Fraction(2) ** x.frac
+    if function == "neg_log":
+        return max(x.frac, x.width - x.frac).bit_length()  # |ln 2^k| < |k|
+    if function.removeprefix("grad_") in ("exp", "exp_neg"):
+        return min(64, ceil(most * 3 / 2))  # e < 2^(3/2)
+    return max(0, ceil(most).bit_length()) + 1  # |f(x)| < |x| + 2
+
+
 @dataclass(frozen=True, repr=False)
 class SoftmaxSpec(_Text):
     """Softmax and cross-entropy on codes: two tables, a sum and a division.
@@ -178,6 +215,25 @@ class SoftmaxSpec(_Text):
         self.exp_table, self.loss_table  # noqa: B018 (refuse what no table holds)
 
     @classmethod
+    def derived(cls, x: Format, exp: Cast | None = None, prob: Cast | None = None) -> SoftmaxSpec:
+        """The softmax of logits of `x`; the casts that are not given follow from its width.
+
+        For W bits (31 at most): exp `u{2W}f{2W-1}`, prob `u{W}f{W}`, both `ties_even sat`. A signed
+        cast stands for the unsigned one of the same codes, as nothing here is negative.
+
+        >>> str(SoftmaxSpec.derived(Format.parse("s8f4")))
+        '{x: s8f4, exp: u16f15 ties_even sat, prob: u8f8 ties_even sat}'
+        """
+        width, modes = min(2 * x.width, WIDEST), (Rounding.TIES_EVEN, Overflow.SAT)
+        exp = exp or Cast(Format(width, width - 1, signed=False), *modes)
+        prob = prob or Cast(Format(x.width, x.width, signed=False), *modes)
+        return cls(x, _unsigned("exp", exp), _unsigned("prob", prob))
+
+    def with_loss(self, loss: Cast) -> SoftmaxSpec:
+        """The same with a table of the loss."""
+        return SoftmaxSpec(self.x, self.exp, self.prob, loss)
+
+    @classmethod
     def parse(cls, text: str | Mapping | SoftmaxSpec) -> SoftmaxSpec:
         """A mapping of texts."""
         if isinstance(text, cls):
@@ -209,3 +265,15 @@ class SoftmaxSpec(_Text):
         """The format of the errors: the narrowest that holds p and p - 1."""
         return Format.holding(-self.one, self.prob.format.hi, self.prob.format.frac)
 
+
+
+def _unsigned(name: str, to: Cast) -> Cast:
+    """The cast without the sign bit that no code sets."""
+    form = to.format
+    if not form.signed or form.width < 2:
+        return to
+    if to.overflow == Overflow.WRAP and form.hi < 1 << max(form.frac, 0):
+        raise ValueError(f"softmax {name} {to}: 1 is outside and would wrap below 0; write sat, or "
+                         f"a frac of at most {form.width - 2}")
+    return Cast(Format(form.width - 1, form.frac, signed=False), to.rounding, to.overflow,
+                to.rand_bits)

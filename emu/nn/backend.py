@@ -12,6 +12,7 @@ import numpy as np
 from emu import engine
 from emu.number import Cast, Format, Rounding
 from emu.spec import MacSpec
+from emu.table import SoftmaxSpec, Table
 from emu.update import BufferSpec, UpdateSpec
 
 
@@ -77,6 +78,22 @@ class Backend:
         """x (N, C, H, W), error (N, O, OH, OW) -> accumulator codes (O, C/groups, *kernel)."""
         with _named(place):
             return engine.conv2d_grad_weight(x, error, mac, kernel, **geometry)
+
+    def lookup(self, place: Place, x, table: Table) -> np.ndarray:
+        """The entries of a table for codes x of its input."""
+        with _named(place):
+            return engine.lookup(x, table)
+
+    def lookup_grad(self, place: Place, error, frac: int, x, slope: Table, to: Cast
+                    ) -> engine.Casted:
+        """error times the entries of the slope's table, as codes of `to`."""
+        with _named(place):
+            return engine.lookup_grad(error, frac, x, slope, to)
+
+    def softmax(self, place: Place, x, spec: SoftmaxSpec, absent=None) -> np.ndarray:
+        """Logits (N, C) -> probabilities (N, C), 0 where `absent`."""
+        with _named(place):
+            return engine.softmax(x, spec, absent)
 
     def sgd(self, place: Place, weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec,
             decay: int = 0) -> engine.Updated:

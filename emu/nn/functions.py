@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from emu.nn.ops import contract, pool
+from emu.nn.ops import contract, pool, softmax, table
 from emu.spec import LayerSpec
 
 ALL = tuple(f.name for f in fields(LayerSpec))
 PRODUCT = ("x", "w", "y", "error", "forward", "grad_input", "grad_weight")  # of two activations
 CAST = ("x", "y", "error")
+LOOKUP = ("x", "w", "y", "error")  # w: the entries of a slope, or of exp
 NONE = ()
 
 
@@ -47,6 +48,25 @@ for names, entry in {
     (F.max_pool2d, F.max_pool2d_with_indices): Entry("max_pool2d", pool.max_pool2d, ("MaxPool2d",),
                                                      NONE),
     (F.avg_pool2d,): Entry("avg_pool2d", pool.avg_pool2d, ("AvgPool2d",), ("y", "error"), -3),
+    (F.cross_entropy,): Entry("cross_entropy", softmax.cross_entropy, ("CrossEntropyLoss",),
+                              LOOKUP),
+    (F.elu, F.elu_): Entry("elu", table.elu, ("ELU",), LOOKUP),
+    (torch.exp, torch.exp_, torch.Tensor.exp, torch.Tensor.exp_): Entry(
+        "exp", table.function("exp"), ("exp",), LOOKUP),
+    (F.gelu,): Entry("gelu", table.gelu, ("GELU",), LOOKUP),
+    (F.hardsigmoid,): Entry("hardsigmoid", table.function("hardsigmoid"), ("Hardsigmoid",), LOOKUP),
+    (F.hardswish,): Entry("hardswish", table.function("hardswish"), ("Hardswish",), LOOKUP),
+    (F.log_softmax, torch.log_softmax, torch.Tensor.log_softmax): Entry(
+        "log_softmax", softmax.log_softmax, ("LogSoftmax",), LOOKUP),
+    (F.mish,): Entry("mish", table.function("mish"), ("Mish",), LOOKUP),
+    (F.sigmoid, torch.sigmoid, torch.sigmoid_, torch.Tensor.sigmoid, torch.Tensor.sigmoid_): Entry(
+        "sigmoid", table.function("sigmoid"), ("Sigmoid",), LOOKUP),
+    (F.silu,): Entry("silu", table.function("silu"), ("SiLU",), LOOKUP),
+    (F.softmax, torch.softmax, torch.Tensor.softmax): Entry(
+        "softmax", softmax.softmax, ("Softmax", "Softmax2d"), LOOKUP),
+    (F.softplus,): Entry("softplus", table.softplus, ("Softplus",), LOOKUP),
+    (F.tanh, torch.tanh, torch.tanh_, torch.Tensor.tanh, torch.Tensor.tanh_): Entry(
+        "tanh", table.function("tanh"), ("Tanh",), LOOKUP),
 }.items():
     TABLE.update(dict.fromkeys(names, entry))
 
