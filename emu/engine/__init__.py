@@ -4,7 +4,7 @@ Each operation takes the fastest path whose exactness its condition proves. No t
 only at the border (`quantize`, `encode`, `dequantize`).
 """
 
-from emu.engine.add import add
+from emu.engine.add import add, aligned_sum
 from emu.engine.affine import rescale
 from emu.engine.arrays import narrowed
 from emu.engine.casts import (
@@ -90,13 +90,14 @@ __all__ = [
     "Buffered", "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount",
     "NormGrads", "Normed", "Record", "RegisterAccount", "Statistics", "Updated",
     "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread",
-    "adaptive_sums", "add", "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad",
-    "buffered_sgd", "cast", "cast_for", "cast_for_codes", "cast_full", "clip", "conv1d",
-    "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
-    "conv_transpose2d", "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight",
-    "cross_entropy", "dequantize", "divide", "encode", "encode_for", "frozen_norm", "load_words",
-    "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift",
-    "named", "narrowed", "norm_shift", "norm_statistics", "offer_int_mm", "passes", "quantize",
-    "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm", "sgd", "softmax",
-    "square_sum", "squares_mac", "table_entries", "watching", "window_spread", "window_sums",
+    "adaptive_sums", "add", "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "batch_norm",
+    "batch_norm_grad", "buffered_sgd", "cast", "cast_for", "cast_for_codes", "cast_full", "clip",
+    "conv1d", "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input",
+    "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
+    "conv_transpose2d_grad_weight", "cross_entropy", "dequantize", "divide", "encode", "encode_for",
+    "frozen_norm", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad",
+    "monitor", "multiply_shift", "named", "narrowed", "norm_shift", "norm_statistics",
+    "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
+    "resumed", "running_norm", "sgd", "softmax", "square_sum", "squares_mac", "table_entries",
+    "watching", "window_spread", "window_sums",
 ]

@@ -1,5 +1,7 @@
 """The residual adder: two tensors with their own binary points, one cast."""
 
+import numpy as np
+
 from emu.engine.arrays import as_codes, largest
 from emu.engine.casts import Casted, cast_full
 from emu.number import Cast
@@ -12,6 +14,14 @@ def add(a, a_frac: int, b, b_frac: int, to: Cast, rand=None) -> Casted:
     operands is the cast's: 1 where `inside`, or everywhere if `to` wraps, summed over what was
     broadcast. Raises ValueError where the aligned sum could leave int64.
     """
+    return cast_full(*aligned_sum(a, a_frac, b, b_frac), to, rand)
+
+
+def aligned_sum(a, a_frac: int, b, b_frac: int) -> tuple[np.ndarray, int]:
+    """a * 2^-a_frac + b * 2^-b_frac as (int64 codes, frac), exactly; the shapes broadcast.
+
+    Raises ValueError where the aligned sum could leave int64.
+    """
     a, b = as_codes(a, "a"), as_codes(b, "b")
     frac = max(a_frac, b_frac)
     reach = sum(largest(x) << (frac - x_frac) for x, x_frac in ((a, a_frac), (b, b_frac)))
@@ -20,5 +30,4 @@ def add(a, a_frac: int, b, b_frac: int, to: Cast, rand=None) -> Casted:
                          f"frac {b_frac}: aligned, their sum can reach {reach} and leaves int64; "
                          "cast one of them to a frac nearer to the other's")
     # Only zeros may be aligned by 63 bits and more.
-    total = (a << min(frac - a_frac, 63)) + (b << min(frac - b_frac, 63))
-    return cast_full(total, frac, to, rand)
+    return np.asarray((a << min(frac - a_frac, 63)) + (b << min(frac - b_frac, 63))), frac

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from emu.nn.ops import contract, pool, softmax, table
+from emu.nn.ops import contract, elementwise, pool, softmax, table
 from emu.spec import LayerSpec
 
 ALL = tuple(f.name for f in fields(LayerSpec))
@@ -17,6 +17,8 @@ PRODUCT = ("x", "w", "y", "error", "forward", "grad_input", "grad_weight")  # of
 CAST = ("x", "y", "error")
 LOOKUP = ("x", "w", "y", "error")  # w: the entries of a slope, or of exp
 NONE = ()
+SUM = ("x", "y", "error", "grad_w")
+PAIR = ("x", "w", "y", "error", "grad_w")
 
 
 class Entry(NamedTuple):
@@ -34,10 +36,29 @@ class Entry(NamedTuple):
     uses: tuple[str, ...]
     channels: int | None = None
     composite: bool = False
+    takes: Callable | None = None  # whether the hardware has this call; None: each
 
 
+T = torch.Tensor
 TABLE: dict[Callable, Entry] = {}
 for names, entry in {
+    (torch.add, T.add, T.add_): Entry("add", elementwise.add, ("add",), SUM),
+    (torch.sub, T.sub, T.sub_, torch.subtract, T.subtract, T.subtract_): Entry(
+        "sub", elementwise.sub, ("sub",), SUM),
+    (torch.rsub, T.__rsub__): Entry("rsub", elementwise.rsub, ("rsub",), SUM),
+    (torch.mul, T.mul, T.mul_, torch.multiply, T.multiply, T.multiply_): Entry(
+        "mul", elementwise.mul, ("mul",), PAIR),
+    (torch.div, T.div, T.div_, torch.divide, T.divide, T.divide_, torch.true_divide, T.true_divide,
+     T.true_divide_): Entry("div", elementwise.div, ("div",), PAIR,
+                            takes=lambda *args, rounding_mode=None: rounding_mode is None),
+    (T.__rdiv__,): Entry("div", elementwise.rdiv, ("div",), PAIR),
+    (torch.square, T.square, T.square_, torch.pow, T.pow, T.pow_, T.__pow__, T.__ipow__): Entry(
+        "square", elementwise.square, ("square",), SUM[:3],
+        takes=lambda x, exponent=2, **_: isinstance(exponent, int | float) and exponent == 2),
+    (torch.neg, T.neg, T.neg_, torch.negative, T.negative, T.negative_): Entry(
+        "neg", elementwise.neg, ("neg",), NONE),
+    (torch.abs, T.abs, T.abs_, torch.absolute, T.absolute, T.absolute_): Entry(
+        "abs", elementwise.absolute, ("abs",), NONE),
     (F.linear,): Entry("linear", contract.linear, ("Linear",), ALL, -1),
     (torch.conv2d,): Entry("conv2d", contract.conv2d, ("Conv2d",), ALL, 1),
     (torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, torch.Tensor.matmul, torch.Tensor.bmm,

@@ -180,3 +180,23 @@ class Alias(Function):
             return None
         found = Gradient.of(grad, ctx.parts).exact("a gradient")
         return hand_back(found, ctx.dtype, ctx.users, "a gradient")
+
+
+class Write(Function):
+    """A tensor overwritten, in place, by what a fixed operation made of it."""
+
+    @staticmethod
+    def forward(ctx, target, value):
+        ctx.set_materialize_grads(False)
+        ctx.parts, ctx.users, ctx.dtype = [], parts_of(value), value.dtype
+        target.copy_(value)
+        ctx.mark_dirty(target)
+        return target
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        if grad is None:
+            return None, None
+        found = Gradient.of(grad, ctx.parts).exact("a gradient")
+        return None, hand_back(found, ctx.dtype, ctx.users, "a gradient")

@@ -77,8 +77,11 @@ class Layer:
         return self.hardware.backend
 
     def cast_of(self, name: str, training: bool) -> Cast | Rule | None:
-        """The cast or rule of one tensor in this phase, None where it leaves as it is."""
-        return getattr(self.spec if training else self.evaluation, name)
+        """The cast or rule of one tensor in this phase, None where it leaves as it is.
+
+        `x.1` is a second tensor that x casts: its rule has a state of its own.
+        """
+        return getattr(self.spec if training else self.evaluation, _setting(name))
 
     def mac(self, name: str, training: bool = True) -> MacSpec:
         """The MAC of one pass in this phase; raises ValueError where there is none."""
@@ -86,7 +89,7 @@ class Layer:
                           "a MAC such as {acc: s24 sat}")
 
     def _need(self, name: str, spec: LayerSpec, what: str):
-        value = getattr(spec, name)
+        value = getattr(spec, _setting(name))
         if value is None:
             raise ValueError(f"layer {self.site!r}: has no {name}; the configuration must give it "
                              f"{what}")
@@ -163,7 +166,12 @@ class Layer:
 
     def place(self, name: str, training: bool) -> Place:
         """The name of one operation of this layer."""
-        axis = self.channels if name in ("x", "y", "error") else 0
+        axis = self.channels if _setting(name) in ("x", "y", "error") else 0
         if name in ("forward", "grad_input", "grad_weight"):
             axis = None  # which the operation itself says
         return Place(self.site, name, training, axis)
+
+
+def _setting(name: str) -> str:
+    """The setting of a LayerSpec that a tensor's name begins with."""
+    return name.partition(".")[0]

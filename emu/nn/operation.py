@@ -37,8 +37,8 @@ class _Run(Function):
         out = operation.forward(layer, training, *tensors)
         if isinstance(out, torch.Tensor):
             return out
-        dtype = (torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors)
-                 else tensors[0].dtype)
+        dtypes = [x.dtype for x in tensors if x is not None and x.is_floating_point()]
+        dtype = torch.float64 if torch.float64 in dtypes else dtypes[0]
         return border.to_tensor(out.codes, out.form, dtype, f"{layer.site}.y")
 
     @staticmethod

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from emu.nn import compiled, functions
 from emu.nn.audit import FloatSum, audit, visit
 from emu.nn.config import Site
-from emu.nn.grads import Alias
+from emu.nn.grads import Alias, Write
 from emu.nn.layer import Hardware, Layer
 from emu.nn.operation import run
 from emu.nn.ops.casts import Cast
@@ -80,15 +80,18 @@ class Frame:
     def call(self, func, args, kwargs):
         """The function on the hardware, where it computes with floats."""
         entry = functions.TABLE.get(func)
-        if entry is None or not any(x.is_floating_point() for x in _tensors(args, kwargs)):
+        if entry is None or not any(x.is_floating_point() for x in _tensors(args, kwargs)) or (
+                entry.takes is not None and not entry.takes(*args, **kwargs)):
             return self._other(func, args, kwargs)
-        name = func.__name__
-        inplace = kwargs.pop("inplace", False) or (name[-1] == "_" and name[-2:] != "__")
-        if inplace and torch.compiler.is_compiling():
-            kept = args[0].clone(), *args[1:]  # what the graph's backward reads must not change
-            return args[0].copy_(self._fixed(entry, kept, kwargs))
+        target = kwargs.pop("out", None)
+        if kwargs.pop("inplace", False) or in_place(func):
+            target = args[0]
+        if target is not None and torch.compiler.is_compiling():
+            # What the graph's backward reads must not change.
+            kept = tuple(x.clone() if x is target else x for x in args)
+            return target.copy_(self._fixed(entry, kept, kwargs))
         out = self._fixed(entry, args, kwargs)
-        return args[0].copy_(out) if inplace else out
+        return out if target is None else Write.apply(target, out)
 
     def _fixed(self, entry: functions.Entry, args, kwargs):
         if entry.composite:
@@ -153,6 +156,12 @@ class Frame:
         if layer.cast_of("y", self.training) is not None:
             out = _replaced(out, floats(leave))
         return out
+
+
+def in_place(func) -> bool:
+    """Whether a torch function changes its first argument."""
+    name = func.__name__
+    return name == "__setitem__" or (name[-1] == "_" and name[-2:] != "__")
 
 
 class _Table(TorchFunctionMode):

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from emu.nn import border
+from emu.nn.audit import FloatSum
 from emu.nn.grads import Gradient
 from emu.nn.layer import Codes, Layer
 from emu.nn.operation import Operation, run
@@ -178,9 +179,14 @@ class _Matmul(Contraction):
 
 
 def folded(codes: np.ndarray, shape: tuple) -> np.ndarray:
-    """The sum over the axes along which `shape` was broadcast; exact in int64."""
+    """The sum over the axes along which `shape` was broadcast; raises FloatSum beyond int64."""
     if codes.shape == tuple(shape):
         return codes
+    terms = codes.size // max(math.prod(shape), 1)
+    most = max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
+    if most * terms >> 62:
+        raise FloatSum(f"gradients up to {most}: the sum of the {terms} that were broadcast could "
+                       "leave 63 bits; cast the error to a narrower format")
     codes = codes.astype(np.int64).sum(tuple(range(codes.ndim - len(shape))), dtype=np.int64)
     axes = tuple(i for i, n in enumerate(shape) if n == 1 and codes.shape[i] != 1)
     return codes.sum(axes, dtype=np.int64, keepdims=True) if axes else codes

@@ -71,14 +71,17 @@ class _AvgPool2d(Operation):
 
 
 def divided(layer: Layer, name: str, codes, divisor, frac: int, training: bool) -> Codes:
-    """codes / divisor in the spec's cast `name`; an area of 2^k moves the binary point.
+    """codes / divisor in the spec's cast `name`; divisors of 2^k move the binary point.
 
-    Without that cast the quotient must be exact, so the area a power of two.
+    Without that cast the quotient must be exact, so each divisor a power of two.
     """
-    area = int(divisor.flat[0]) if divisor.size else 1
-    if area & (area - 1) == 0 and (divisor == area).all():
-        form = border.holding(codes, frac + area.bit_length() - 1)
-        return layer.leave(name, codes, form, training)
+    if not (divisor & (divisor - 1)).any():
+        down = np.bitwise_count(divisor - 1)
+        most = int(down.max(initial=0))
+        up = most - down
+        if border.holding(codes, frac).width + int(up.max(initial=0)) <= 63:
+            codes = codes.astype(np.int64) << up
+            return layer.leave(name, codes, border.holding(codes, frac + most), training)
     return layer.divide(name, codes, divisor, border.holding(codes, frac), training)
 
 
