@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from emu.nn.ops import contract, elementwise, pool, softmax, table
+from emu.nn.ops import contract, elementwise, move, pool, softmax, table
 from emu.spec import LayerSpec
 
 ALL = tuple(f.name for f in fields(LayerSpec))
@@ -59,6 +60,22 @@ for names, entry in {
         "neg", elementwise.neg, ("neg",), NONE),
     (torch.abs, T.abs, T.abs_, torch.absolute, T.absolute, T.absolute_): Entry(
         "abs", elementwise.absolute, ("abs",), NONE),
+    (T.__getitem__,): Entry("getitem", partial(move.any_move, T.__getitem__), ("getitem",), NONE,
+                            takes=move.is_gather),
+    (T.__setitem__,): Entry("setitem", move.setitem, ("setitem",), NONE),
+    (T.copy_,): Entry("copy", move.copy, ("copy",), NONE),
+    (torch.where,): Entry("where", move.where, ("where",), NONE),
+    (T.where,): Entry("where", move.where_method, ("where",), NONE),
+    (torch.masked_fill, T.masked_fill, T.masked_fill_): Entry(
+        "masked_fill", move.masked_fill, ("masked_fill",), NONE),
+    (F.pad,): Entry("pad", move.pad, ("pad", *(
+        f"{mode}Pad{d}d" for mode in ("Constant", "Reflection", "Replication", "Circular")
+        for d in (1, 2, 3))), NONE),
+    (F.embedding,): Entry("embedding", move.embedding, ("Embedding",),
+                          ("w", "error", "grad_w", "update")),
+    (F.interpolate,): Entry("interpolate", partial(move.any_move, F.interpolate), ("Upsample",),
+                            NONE, takes=lambda *args, mode="nearest", **_: mode == "nearest"),
+    (F.unfold,): Entry("unfold", partial(move.any_move, F.unfold), ("Unfold",), NONE),
     (F.linear,): Entry("linear", contract.linear, ("Linear",), ALL, -1),
     (torch.conv2d,): Entry("conv2d", contract.conv2d, ("Conv2d",), ALL, 1),
     (torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, torch.Tensor.matmul, torch.Tensor.bmm,
@@ -90,6 +107,17 @@ for names, entry in {
         "tanh", table.function("tanh"), ("Tanh",), LOOKUP),
 }.items():
     TABLE.update(dict.fromkeys(names, entry))
+
+# Those that only move values, and whose gradients torch would add up.
+for name in ("broadcast_to", "cat", "column_stack", "concat", "concatenate", "dstack", "expand",
+             "expand_as", "gather", "hstack", "index_copy", "index_select", "masked_scatter",
+             "repeat", "repeat_interleave", "scatter", "stack", "take", "take_along_dim", "tile",
+             "unfold", "vstack"):
+    of = [getattr(home, name, None) for home in (T, torch)]
+    entry = Entry(name, partial(move.any_move, next(filter(None, of))), (name,), NONE,
+                  takes=move.is_scatter if name == "scatter" else None)
+    TABLE |= dict.fromkeys([*filter(None, of), *filter(None, [getattr(T, f"{name}_", None)])],
+                           entry)
 
 # Modules that are an entry's function: the classes that a configuration may name.
 KINDS = {kind: entry for entry in TABLE.values() for kind in entry.kinds}
