@@ -79,6 +79,12 @@ class Backend:
         with _named(place):
             return engine.conv2d_grad_weight(x, error, mac, kernel, **geometry)
 
+    def conv_transpose2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry
+                         ) -> np.ndarray:
+        """x (N, C, H, W), w (C, O/groups, KH, KW) -> accumulator codes."""
+        with _named(place):
+            return engine.conv_transpose2d(x, w, mac, bias, **geometry)
+
     def lookup(self, place: Place, x, table: Table) -> np.ndarray:
         """The entries of a table for codes x of its input."""
         with _named(place):

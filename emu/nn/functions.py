@@ -78,6 +78,11 @@ for names, entry in {
     (F.unfold,): Entry("unfold", partial(move.any_move, F.unfold), ("Unfold",), NONE),
     (F.linear,): Entry("linear", contract.linear, ("Linear",), ALL, -1),
     (torch.conv2d,): Entry("conv2d", contract.conv2d, ("Conv2d",), ALL, 1),
+    (torch.conv1d,): Entry("conv1d", contract.conv1d, ("Conv1d",), ALL, 1),
+    (torch.conv_transpose1d,): Entry("conv_transpose1d", contract.conv_transpose1d,
+                                     ("ConvTranspose1d",), ALL, 1),
+    (torch.conv_transpose2d,): Entry("conv_transpose2d", contract.conv_transpose2d,
+                                     ("ConvTranspose2d",), ALL, 1),
     (torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, torch.Tensor.matmul, torch.Tensor.bmm,
      torch.Tensor.mm, torch.Tensor.mv, torch.Tensor.dot, torch.Tensor.__matmul__): Entry(
          "matmul", contract.matmul, ("matmul",), PRODUCT),

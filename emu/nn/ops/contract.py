@@ -7,6 +7,7 @@ leaves exactly unless the spec gives `y`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -129,7 +130,57 @@ class _Conv2d(Contraction):
                                                 **self.geometry)
 
     def error_rows(self, error):
-        return error.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
+        return np.moveaxis(error, 1, -1).reshape(-1, error.shape[1])
+
+
+class _ConvTranspose2d(_Conv2d):
+    """x (N, C, H, W) spread by w (C, O/groups, KH, KW): the input gradient of a convolution.
+
+    Its own gradients are that convolution's sums and its weight gradient, where x and the error
+    have changed places.
+    """
+
+    def __init__(self, stride, padding, output_padding, dilation, groups):
+        super().__init__(stride, padding, dilation, groups)
+        self.extra = output_padding
+
+    def product(self, layer, training, x, w, bias):
+        return layer.backend.conv_transpose2d(layer.place("forward", training), x, w,
+                                              layer.mac("forward"), bias,
+                                              output_padding=self.extra, **self.geometry)
+
+    def grad_input(self, layer, training, error, w, shape):
+        return layer.backend.conv2d(layer.place("grad_input", training), error, w,
+                                    layer.mac("grad_input"), **self.geometry)
+
+    def grad_weight(self, layer, training, x, error, shape):
+        mac = layer.mac("grad_weight")
+        return layer.backend.conv2d_grad_weight(
+            layer.place("grad_weight", training), error, x, replace(mac, a=mac.b, b=mac.a),
+            shape[2:], **self.geometry)
+
+
+class _Line:
+    """A convolution along one axis: that of images one pixel high."""
+
+    def product(self, layer, training, x, w, bias):
+        return super().product(layer, training, x[:, :, None], w[:, :, None], bias)[:, :, 0]
+
+    def grad_input(self, layer, training, error, w, shape):
+        return super().grad_input(layer, training, error[:, :, None], w[:, :, None],
+                                  (*shape[:2], 1, shape[2]))[:, :, 0]
+
+    def grad_weight(self, layer, training, x, error, shape):
+        return super().grad_weight(layer, training, x[:, :, None], error[:, :, None],
+                                   (*shape[:2], 1, shape[2]))[:, :, 0]
+
+
+class _Conv1d(_Line, _Conv2d):
+    pass
+
+
+class _ConvTranspose1d(_Line, _ConvTranspose2d):
+    pass
 
 
 class _Matmul(Contraction):
@@ -204,10 +255,41 @@ def linear(layer: Layer, training: bool, input, weight, bias=None):
 def conv2d(layer: Layer, training: bool, input, weight, bias=None, stride=1, padding=0, dilation=1,
            groups=1):
     """torch.nn.functional.conv2d on codes; x (N, C, H, W)."""
-    if input.dim() != 4:
-        raise ValueError(f"layer {layer.site!r}: x {tuple(input.shape)}; needs (N, C, H, W)")
-    padding = padding_of(layer, padding, weight.shape[2:], dilation)
+    _check(layer, input, "(N, C, H, W)")
+    padding = padding_of(layer, padding, weight.shape[2:], pair(dilation))
     return run(_Conv2d(stride, padding, dilation, groups), layer, training, input, weight, bias)
+
+
+def conv1d(layer: Layer, training: bool, input, weight, bias=None, stride=1, padding=0, dilation=1,
+           groups=1):
+    """torch.nn.functional.conv1d on codes; x (N, C, L)."""
+    _check(layer, input, "(N, C, L)")
+    stride, dilation = single(stride), single(dilation)
+    padding = single(padding_of(layer, padding, weight.shape[2:], (dilation,)))
+    return run(_Conv1d((1, stride), (0, padding), (1, dilation), groups), layer, training, input,
+               weight, bias)
+
+
+def conv_transpose2d(layer: Layer, training: bool, input, weight, bias=None, stride=1, padding=0,
+                     output_padding=0, groups=1, dilation=1):
+    """torch.nn.functional.conv_transpose2d on codes; x (N, C, H, W)."""
+    _check(layer, input, "(N, C, H, W)")
+    return run(_ConvTranspose2d(stride, padding, output_padding, dilation, groups), layer, training,
+               input, weight, bias)
+
+
+def conv_transpose1d(layer: Layer, training: bool, input, weight, bias=None, stride=1, padding=0,
+                     output_padding=0, groups=1, dilation=1):
+    """torch.nn.functional.conv_transpose1d on codes; x (N, C, L)."""
+    _check(layer, input, "(N, C, L)")
+    return run(_ConvTranspose1d((1, single(stride)), (0, single(padding)),
+                                (0, single(output_padding)), (1, single(dilation)), groups),
+               layer, training, input, weight, bias)
+
+
+def _check(layer: Layer, x, axes: str) -> None:
+    if x.dim() != axes.count(",") + 1:
+        raise ValueError(f"layer {layer.site!r}: x {tuple(x.shape)}; needs {axes}")
 
 
 def padding_of(layer: Layer, padding, kernel, dilation):
@@ -216,7 +298,7 @@ def padding_of(layer: Layer, padding, kernel, dilation):
         return 0
     if padding != "same":
         return padding
-    spans = [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
+    spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     if any(span % 2 for span in spans):
         raise ValueError(f"layer {layer.site!r}: padding 'same' with kernel {tuple(kernel)} is "
                          "one-sided; pad the input, or use an odd kernel")
@@ -226,6 +308,11 @@ def padding_of(layer: Layer, padding, kernel, dilation):
 def pair(value) -> tuple[int, int]:
     """A size for both axes."""
     return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def single(value) -> int:
+    """A size for the one axis."""
+    return value if isinstance(value, int) else value[0]
 
 
 def matmul(layer: Layer, training: bool, input, other):
