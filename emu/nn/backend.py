@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from emu import engine
+from emu.nn.replay import current
 from emu.number import Cast, Format, Rounding
 from emu.spec import MacSpec
 from emu.table import SoftmaxSpec, Table
@@ -39,7 +40,12 @@ class Backend:
     def __init__(self, seed: int = 0):
         self.seed = seed
         self.step = 0
-        self.calls = Counter()
+        self._calls = Counter()
+
+    @property
+    def calls(self) -> Counter:
+        """How many stochastic casts each place has made in this step."""
+        return current(self, self._calls)
 
     def end_step(self) -> None:
         """The weights were updated: the next operation belongs to the next step."""

@@ -13,6 +13,7 @@ from emu import engine
 from emu.nn import border
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Site
+from emu.nn.replay import current
 from emu.number import Cast, Format, Overflow, Rule
 from emu.spec import LayerSpec, MacSpec
 
@@ -68,8 +69,20 @@ class Layer:
                  channels: int | None = None, evaluation: LayerSpec | None = None):
         self.site, self.spec, self.hardware, self.channels = site, spec, hardware, channels
         self.evaluation = spec if evaluation is None else evaluation
-        self.fracs: dict[str, int] = {}
+        self._fracs: dict[str, int] = {}
         self.exact = True
+
+    @property
+    def fracs(self) -> dict[str, int]:
+        """The binary points that the rules chose last, by the tensor's name."""
+        return current(self, self._fracs)
+
+    @fracs.setter
+    def fracs(self, value: dict[str, int]) -> None:
+        now = self.fracs
+        if value is not now:
+            now.clear()
+            now.update(value)
 
     @property
     def backend(self) -> Backend:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -13,6 +16,9 @@ from emu.nn.layer import Codes, Layer
 
 class Operation:
     """What one call of a torch function computes; an instance keeps what its backward needs.
+
+    Between forward and backward autograd holds the arrays of its attributes, so that activation
+    checkpointing drops them.
 
     `forward` gives the codes of the output, or a tensor that is it. `backward` takes the gradient
     of the output, exactly summed, and gives that of each tensor, or None; `needs` says which are
@@ -35,6 +41,7 @@ class _Run(Function):
         ctx.operation, ctx.layer, ctx.training, ctx.parts = operation, layer, training, []
         ctx.users = [None if x is None else (x.dtype, parts_of(x)) for x in tensors]
         out = operation.forward(layer, training, *tensors)
+        ctx.save_for_backward(*_taken_out(operation))
         if isinstance(out, torch.Tensor):
             return out
         dtypes = [x.dtype for x in tensors if x is not None and x.is_floating_point()]
@@ -48,11 +55,50 @@ class _Run(Function):
         if grad is None:
             return None, None, None, *(None for _ in needs)
         gradient = Gradient.of(grad, ctx.parts)
-        found = ctx.operation.backward(ctx.layer, ctx.training, gradient, needs)
+        operation = _put_back(ctx.operation, ctx.saved_tensors)
+        found = operation.backward(ctx.layer, ctx.training, gradient, needs)
         return None, None, None, *(
             hand_back(codes, *user, f"{ctx.layer.site}.grad_{i}")
             if need and codes is not None else None
             for i, (codes, user, need) in enumerate(zip(found, ctx.users, needs, strict=True)))
+
+
+class _Held(int):
+    """Where an array stands among those that autograd holds."""
+
+
+def _taken_out(operation: Operation) -> list[torch.Tensor]:
+    """The arrays of an operation, which keeps their places."""
+    held = []
+
+    def take(x: np.ndarray) -> _Held:
+        # A tensor has no negative strides and may be written to.
+        plain = x.flags.writeable and min(x.strides, default=0) >= 0
+        held.append(torch.from_numpy(x if plain else x.copy()))
+        return _Held(len(held) - 1)
+
+    vars(operation).update(_changed(vars(operation), np.ndarray, take))
+    return held
+
+
+def _put_back(operation: Operation, held: tuple[torch.Tensor, ...]) -> Operation:
+    """The operation with its arrays."""
+    whole = copy.copy(operation)
+    vars(whole).update(_changed(vars(whole), _Held, lambda place: held[place].numpy()))
+    return whole
+
+
+def _changed(value, kind: type, change):
+    """Nested tuples, lists and dicts with everything of `kind` changed."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _changed(x, kind, change) for key, x in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_changed(x, kind, change) for x in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_changed(x, kind, change) for x in value)
+    return value
 
 
 def run(operation: Operation, layer: Layer, training: bool, *tensors: torch.Tensor | None
