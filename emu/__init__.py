@@ -24,12 +24,14 @@ _MODULES = ("bounds", "cosim", "engine", "golden", "lab", "nn", "reference")
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
     "BufferSpec", "Cast", "Format", "LayerSpec", "MacSpec", "NormGradSpec", "NormSpec", "Overflow",
     "Rescale", "Rounding", "Rule", "RunningSpec", "SoftmaxSpec", "Table", "UpdateSpec",
-    "multiplier_and_shift", *_ENGINE, *_MODULES, "presets"]
+    "multiplier_and_shift", *_ENGINE, *_MODULES, "fixed_scope", "presets"]
 
 
 def __getattr__(name: str):
     if name in _ENGINE:
         return getattr(importlib.import_module("emu.engine"), name)
+    if name == "fixed_scope":
+        return importlib.import_module("emu.nn").fixed_scope
     if name == "presets":
         return importlib.import_module("emu.preset").presets
     if name in _MODULES:

@@ -136,6 +136,11 @@ def host():
         _state.host -= 1
 
 
+def on_host() -> bool:
+    """Whether this is such a region."""
+    return bool(getattr(_state, "host", 0))
+
+
 def visit(site: str) -> None:
     """Remember the layer that runs, for the auditor's message."""
     _state.site = site

@@ -1,15 +1,17 @@
 """Scopes: while one is open, torch functions run on the hardware of the site that calls them.
 
 A site is a module's path, or the path and a function's name: `fc1`, `block.add`, `block.add_1`.
-A fixed module opens its own scope in forward; `fixed_scope(config)` opens one around models that
-know nothing of it. What the table does not have either moves values, which is exact, or computes in
+A fixed module opens its own scope in forward; `emu.fixed_scope` opens one around models that know
+nothing of it. What the table does not have either moves values, which is exact, or computes in
 float: such a core is surrounded by the casts of its site and says `exact=False`.
 
-This is the only mode of the project. It belongs to the thread that opened it.
+This is the only mode of the project. It belongs to the thread that opened it, and to forward: what
+runs in a backward pass is its own affair, unless a frame begins there.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from emu.nn import compiled, functions
-from emu.nn.audit import FloatSum, audit, visit
+from emu.nn.audit import FloatSum, audit, on_host, visit
 from emu.nn.config import Site
 from emu.nn.grads import Alias, Write
 from emu.nn.layer import Hardware, Layer
@@ -26,7 +28,12 @@ from emu.nn.operation import run
 from emu.nn.ops.casts import Cast
 
 _state = threading.local()
-_moves: set = set()  # torch functions that were seen to round nothing
+# What asks a tensor for something or tells autograd something, and computes nothing here.
+_PLAIN = {torch.autograd.backward, torch.autograd.grad} | {getattr(torch.Tensor, name) for name in (
+    "__format__", "__len__", "__repr__", "backward", "detach", "detach_", "dim", "is_contiguous",
+    "is_floating_point", "item", "numel", "numpy", "register_hook",
+    "register_post_accumulate_grad_hook", "requires_grad_", "retain_grad", "size", "stride",
+    "tolist")}
 
 
 class Region:
@@ -53,14 +60,13 @@ class Region:
                                                       evaluation))
         return found
 
-
     def path_of(self, name: str) -> str:
         """The site of one function."""
         return f"{self.path}.{name}" if self.path and name else self.path or name
 
-    def part(self, name: str) -> Region:
-        """The region of a function that is made of others."""
-        return self.regions.setdefault(name, Region(self.path_of(name), (), self.hardware))
+    def part(self, name: str, kinds: tuple[str, ...] = ()) -> Region:
+        """The region of a function that is made of others, or of a module without a path."""
+        return self.regions.setdefault(name, Region(self.path_of(name), kinds, self.hardware))
 
     def layers(self) -> dict[str, Layer]:
         """Every layer there is so far, by its site."""
@@ -71,11 +77,24 @@ class Region:
 
 
 class Frame:
-    """One running forward of a region, and how often each function has been called in it."""
+    """One running forward of a region, and how often each function has been called in it.
 
-    def __init__(self, region: Region, training: bool):
+    Where a `fixed_scope` began it, `scope` is that, `module` the one that runs and `root` the
+    outermost that does.
+    """
+
+    def __init__(self, region: Region, training: bool, scope=None,
+                 module: torch.nn.Module | None = None, root: torch.nn.Module | None = None):
         self.region, self.training, self.calls = region, training, Counter()
+        self.scope, self.module, self.root = scope, module, root
         self.mode: _Table | None = None
+        self.task = -1  # the backward pass in which it began
+
+    def again(self) -> Frame:
+        """A frame that goes on from here."""
+        other = copy.copy(self)
+        other.calls, other.mode = self.calls.copy(), None
+        return other
 
     def call(self, func, args, kwargs):
         """The function on the hardware, where it computes with floats."""
@@ -98,7 +117,7 @@ class Frame:
             with running(Frame(self._within(entry), self.training)):
                 return entry.function(*args, **kwargs)
         kind = next((kind for kind in self.region.kinds if kind in entry.kinds), None)
-        name = self._name("" if kind or self.region.alone else entry.name)
+        name = self.name("" if kind or self.region.alone else entry.name)
         if torch.compiler.is_compiling():
             path = self.region.path_of(name)
             return compiled.call(entry, self.region.hardware.key, path, kind or entry.kinds[0],
@@ -112,9 +131,9 @@ class Frame:
         region = self.region
         if any(kind in entry.kinds for kind in region.kinds):
             return region
-        return region.part(self._name(entry.name))
+        return region.part(self.name(entry.name))
 
-    def _name(self, name: str) -> str:
+    def name(self, name: str) -> str:
         """The name of one more call."""
         calls = self.calls[name]
         self.calls[name] += 1
@@ -126,36 +145,41 @@ class Frame:
             if not compiled.moves(func.__name__):
                 torch._dynamo.graph_break(f"{func.__name__}: a float core is not compiled")
             return func(*args, **kwargs)
+        if func in _PLAIN or getattr(func, "__module__", "") == "torch.nn.init" or not any(
+                x.is_floating_point() for x in _tensors(args, kwargs)):
+            return func(*args, **kwargs)
+        if func.__name__ == "__get__":
+            out = func(*args, **kwargs)
+            if not isinstance(out, torch.Tensor) or out.grad_fn is None:
+                return out
         users = [x for x in _tensors(args, kwargs) if x.requires_grad and hasattr(
             x.grad_fn, "parts")]
         if users:
             aliases = {id(x): Alias.apply(x) for x in users}
             args, kwargs = _replaced((args, kwargs), lambda x: aliases.get(id(x), x))
-        if func in _moves or not any(x.is_floating_point() for x in _tensors(args, kwargs)):
-            return func(*args, **kwargs)
         try:
             with audit():
-                out = func(*args, **kwargs)
+                return func(*args, **kwargs)
         except FloatSum:
             return self._core(func, args, kwargs)
-        _moves.add(func)
-        return out
 
     def _core(self, func, args, kwargs):
         """A float function between the casts x and y of its site."""
         name = func.__name__.strip("_")
-        layer = self.region.layer(self._name(name), name, functions.CAST, None)
+        layer = self.region.layer(self.name(name), name, functions.CAST, None)
         layer.exact = False
         visit(layer.site)
         enter = lambda x: run(Cast("x"), layer, self.training, x)  # noqa: E731
         leave = lambda x: run(Cast("y"), layer, self.training, x)  # noqa: E731
         floats = lambda cast: lambda x: cast(x) if x.is_floating_point() else x  # noqa: E731
+        target = args[0] if args else None
         if layer.cast_of("x", self.training) is not None:
             args, kwargs = _replaced((args, kwargs), floats(enter))
         out = func(*args, **kwargs)
+        inplace = args and out is args[0]
         if layer.cast_of("y", self.training) is not None:
             out = _replaced(out, floats(leave))
-        return out
+        return target.copy_(out) if inplace and out is not target else out
 
 
 def in_place(func) -> bool:
@@ -170,7 +194,10 @@ class _Table(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         _state.open = False  # torch takes a mode off the stack while it handles a function
         try:
-            return _state.frames[-1].call(func, args, kwargs or {})
+            frame = _state.frames[-1]
+            if frame.task != _task() or on_host():
+                return func(*args, **(kwargs or {}))
+            return frame.call(func, args, kwargs or {})
         finally:
             _state.open = True
 
@@ -182,7 +209,8 @@ def running(frame: Frame):
     try:
         yield
     finally:
-        pop()
+        while pop() is not frame:  # those above it were left by an interrupt
+            pass
 
 
 def push(frame: Frame) -> None:
@@ -193,15 +221,29 @@ def push(frame: Frame) -> None:
         mode.__enter__()
         _state.open = True
     frames.append(frame)
-    frame.mode = mode
+    frame.mode, frame.task = mode, _task()
 
 
-def pop() -> None:
+def pop() -> Frame:
     """End the last frame."""
-    mode = _state.frames.pop().mode
-    if mode is not None:
+    frame = _state.frames.pop()
+    if frame.mode is not None:
         _state.open = False
-        mode.__exit__(None, None, None)
+        frame.mode.__exit__(None, None, None)
+    return frame
+
+
+def top() -> Frame | None:
+    """The frame in which torch functions now run in this thread, None where they run in torch."""
+    if not getattr(_state, "open", False):
+        return None
+    frame = _state.frames[-1]
+    return frame if frame.task == _task() and not on_host() else None
+
+
+def _task() -> int:
+    """The backward pass that runs; -1 for none."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 def _tensors(*values):
@@ -229,9 +271,9 @@ def _replaced(value, change):
 
 @contextmanager
 def named(name: str):
-    """Give the next function of a composite one a name of its own."""
-    top = _state.frames[-1]
-    region = top.region.part(top._name(name))
+    """Give the function that a composite one calls here this name, each time."""
+    here = _state.frames[-1]
+    region = here.region.part(name)
     region.alone = True
-    with running(Frame(region, top.training)):
+    with running(Frame(region, here.training)):
         yield

@@ -1,0 +1,144 @@
+"""`fixed_scope`: any unmodified model on the hardware, while the scope is open.
+
+The scope follows which module runs by torch's global forward hooks. The outermost one is the root,
+whose children's sites are their paths in it; a function outside any module has its own name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils.weak import WeakIdKeyDictionary
+
+from emu.nn import scope
+from emu.nn.backend import Backend
+from emu.nn.config import Config
+from emu.nn.layer import Hardware, Layer
+from emu.nn.scope import Frame, Region
+
+
+class FixedScope:
+    """What `fixed_scope` gives: a context that may be entered again, and by several threads.
+
+    Each module keeps its hardware, with the state of its rules, as long as both live.
+    """
+
+    def __init__(self, hardware: Hardware):
+        self.hardware = hardware
+        self._functions = Region("", (), hardware)
+        self._modules = WeakIdKeyDictionary()
+        self._roots = 0
+        self._lock = threading.Lock()
+        self._open = threading.local()
+
+    def __enter__(self) -> FixedScope:
+        opened = self._open.stack = getattr(self._open, "stack", [])
+        opened.append(self._running(Frame(self._functions, True, self)))
+        opened[-1].__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._open.stack.pop().__exit__(*error)
+
+    @contextmanager
+    def _running(self, frame: Frame):
+        with _watching(), scope.running(frame):
+            yield
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The hardware of every operation that has run, by its site."""
+        with self._lock:
+            regions = [self._functions, *self._modules.values()]
+        return {site: layer for region in regions for site, layer in region.layers().items()}
+
+    def region_of(self, module: torch.nn.Module, caller: Frame) -> Region:
+        """The region of a module that is called in a frame."""
+        with self._lock:
+            if module not in self._modules and caller.root is None:
+                self._know(module, f"root_{self._roots}" if self._roots else "")
+                self._roots += 1
+            elif module not in self._modules:  # it came later, or is in no list of modules
+                self._know(caller.root, self._modules[caller.root].path)
+            if module not in self._modules:
+                kinds = _kinds(module)
+                self._modules[module] = caller.region.part(caller.name(kinds[0].lower()), kinds)
+            return self._modules[module]
+
+    def _know(self, root: torch.nn.Module, prefix: str) -> None:
+        """Name what is in a root by its paths."""
+        for name, module in root.named_modules():
+            if module not in self._modules:
+                path = ".".join(part for part in (prefix, name) if part)
+                self._modules[module] = Region(path, _kinds(module), self.hardware)
+
+
+def fixed_scope(config: Config | Mapping | str | Path, backend: Backend | None = None
+                ) -> FixedScope:
+    """A context in which every torch function computes on the hardware of `config`.
+
+    Models stay as they are: parameters are cast where they are used, a backward pass may run
+    outside. The phase of a site is that of the module that runs (`module.training`), and training
+    outside modules. Fixed modules keep their own hardware. The paths of a second model that is
+    called begin with `root_1`. Keep the scope to keep the state of its rules.
+    """
+    return FixedScope(Hardware(Config.parse(config), backend or Backend()))
+
+
+def _kinds(module: torch.nn.Module) -> tuple[str, ...]:
+    return tuple(base.__name__ for base in type(module).__mro__)
+
+
+@contextmanager
+def resumed(frame: Frame):
+    """Run in this frame, and follow its scope's modules if it has one."""
+    if frame.scope is None:
+        with scope.running(frame):
+            yield
+    else:
+        with frame.scope._running(frame):
+            yield
+
+
+_lock = threading.Lock()
+_watchers: list[tuple] = []  # the handles of the hooks, once for each that watches
+
+
+@contextmanager
+def _watching():
+    """Have the hooks that follow which module runs."""
+    with _lock:
+        _watchers.append(_watchers[-1] if _watchers else (
+            register_module_forward_pre_hook(_begin),
+            register_module_forward_hook(_end, always_call=True)))
+    try:
+        yield
+    finally:
+        with _lock:
+            handles = _watchers.pop()
+            if not _watchers:
+                for handle in handles:
+                    handle.remove()
+
+
+def _begin(module: torch.nn.Module, args) -> None:
+    caller = scope.top()
+    if caller is None or caller.scope is None or isinstance(
+            getattr(module, "region", None), Region):  # a fixed module has its own
+        return
+    scope.push(Frame(caller.scope.region_of(module, caller), module.training, caller.scope, module,
+                     caller.root or module))
+
+
+def _end(module: torch.nn.Module, args, output) -> None:
+    frame = scope.top()
+    if frame is not None and frame.module is module:
+        scope.pop()
