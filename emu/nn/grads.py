@@ -98,8 +98,10 @@ class Gradient:
 
         Raises FloatSum where autograd added something else to it.
         """
-        mine = [part for part in parts if part.task == torch._C._current_graph_task_id()]
-        parts.clear()
+        task = torch._C._current_graph_task_id()
+        mine = [part for part in parts if part.task == task]
+        # A pass within another, as of a checkpoint, has a later number: those of the outer stay.
+        parts[:] = [part for part in parts if part.task < task]
         if not mine:
             return cls(tensor)
         if len(mine) == 1 and mine[0].tensor is tensor and tensor._version == 0:
