@@ -18,7 +18,7 @@ SPECS = {  # name: (MAC, what it is compared with, at least so many times as fas
     "W = 24, saturating": ("{a: s8, b: s8, acc: s24 sat}", "mm", 0.55, "step32_vnni"),
     "W = 24, portable kernel": ("{a: s8, b: s8, acc: s24 sat}", "mm", None, "step32"),
     "W = 20, tracked": ("{a: s8, b: s8, acc: s20 sat}", "mm", 1.5, "tracked"),
-    "W = 53, saturating": ("{a: s8, b: s8, acc: s52 sat}", "mm", 0.25, "step64f"),
+    "W = 52, saturating": ("{a: s8, b: s8, acc: s52 sat}", "mm", 0.25, "step64f_range"),
     "W = 62, saturating": ("{a: s8, b: s8, acc: s62 sat}", "mm", 0.15, "step64"),
     "W = 16, products >> 3": ("{a: s8, b: s8, product: s14f-3 ties_pos, acc: s16f-3 sat}", "mm",
                               0.8, None),

@@ -58,6 +58,15 @@ OPERANDS = [
     ("step64f", "acc: s40 sat", [((-HUGE, HUGE - 1), (-7, 7))],
      [((0, HUGE), (-7, 7)), ((-7, 7), (0, HUGE))]),
     ("step64f", DROPS.format("s16f-1", "s40f-1 sat"), [], SMALL),
+    # the same in halves around the middle of the rails
+    ("step64f_range", "acc: s52 sat", [((0, 2**26), (0, 2**25)), ((-(2**26), 0), (0, 2**25))],
+     [((0, 2**26 + 1), (0, 2**25))]),
+    ("step64f_range", "acc: u52 sat", [((-(2**26), 0), (0, 2**25))],
+     [((0, 2**26 + 1), (0, 2**25))]),
+    ("step64f_range", "acc: s52 sat_sym", [((0, 2**26), (0, 2**25))],
+     [((0, 2**26 + 1), (0, 2**25))]),
+    ("step64f_range", "acc: s40 sat", [((-HUGE, HUGE - 1), (-7, 7))],
+     [((0, HUGE), (-7, 7)), ((-7, 7), (0, HUGE))]),
     # int64 lanes: of products that are rounded, none leaves int64 with its constants added
     ("step64", "acc: s62 sat", [((0, 2 * HUGE - 1), (-(2**30), 2**30 - 1))], []),
     ("step64", "acc: s62 sat_zero", [], [(BYTE, BYTE)]),

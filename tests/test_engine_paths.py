@@ -294,6 +294,7 @@ def test_no_terms_do_not_fit_the_start_value():
     ("acc: s20 sat", "step32"), ("acc: s20 sat", "tracked"), ("acc: s20 sat", "step32_vnni"),
     ("acc: s32", "quads"), ("acc: s32", "pairs"), ("acc: s32", "sum32"), ("acc: s32", "int_mm"),
     ("acc: s45", "sum64f"), ("acc: s45", "sum64"), ("acc: s45 sat", "step64f"),
+    ("acc: s45 sat", "step64f_range"),
     ("acc: s16 sat", "step16"), ("acc: s33 sat_zero", "plain"),
     ("product: s14f-3 ties_even, acc: s16f-3", "sum32_round")])
 def test_a_million_terms_agree(text, path):

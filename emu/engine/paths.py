@@ -223,6 +223,9 @@ def candidates(p: Facts) -> Iterator[str]:
             yield "step32_vnni_drop"
         if fits32 and p.within(32):
             yield "step32" if p.drop == 0 else "step32_round"
+        if (has_vnni() and p.drop == 0 and p.hi - p.lo + 2 * p.step <= 1 << 53
+                and p.within(32)):
+            yield "step64f_range"  # as below, of sums in halves around the middle of the rails
         if p.drop == 0 and rail + p.step <= 1 << 53 and p.within(32):
             yield "step64f"  # every sum is a float64, so no fma rounds
         if p.drop == 0:

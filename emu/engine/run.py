@@ -35,7 +35,8 @@ def compute(p: Problem, path: str) -> Sums:
         return _tracked(p)
     lane = gemm.LANES[path]
     dtype = ELEMENTS[path.split("_")[0]]
-    scale = 16 - facts.width if path == "step16" else 0
+    scale = {"step16": 16 - facts.width, "step64f_range": 1}.get(path, 0)
+    middle = facts.lo + facts.hi if path == "step64f_range" else 0  # twice that of the rails
     lanes = 1 if lane.step == "none" else p.mac.lanes
     quads = lane.product == "quads"
     a = p.rows.packed(lane, dtype, lanes, facts.up + scale)
@@ -43,12 +44,16 @@ def compute(p: Problem, path: str) -> Sums:
                                      facts.flip if quads else 0)
     # The kernel of quads sees codes + 128.
     first = p.rows.sums(a) * np.int32(-128) if quads and not facts.flip else None
+    if middle:
+        first = np.full(a.shape[0] * ROWS, -middle)
     c = begin(p, a, first, scale, width, dtype)
-    rails = Rails(facts.lo, facts.hi, *facts.constants, facts.drop, lanes if lane.step != "none"
+    rails = Rails(facts.lo, facts.hi - facts.lo if lane.step == "range" else facts.hi,
+                  *facts.constants, facts.drop, lanes if lane.step != "none"
                   else max(a.shape[1], 1))
     launch(gemm.KERNELS[path], p.work, a, x, filled(off, a.shape[1] * lane.word), c, rails)
     if lane.elem == DOUBLE:
         c = c.astype(np.int64)
+        c += middle
     if lane.step == "none":
         return fit(c, facts)
     if scale:
@@ -66,8 +71,7 @@ def begin(p: Problem, a: np.ndarray, first: np.ndarray | None, scale: int, width
         c = np.empty(shape, dtype)
         c[...] = first[:, None]
     if p.start is not None:
-        start = p.start.astype(dtype)
-        c[:p.rows.codes.shape[0], :p.columns.count] += start << scale if scale else start
+        c[:p.rows.codes.shape[0], :p.columns.count] += (p.start << scale).astype(dtype)
     return c
 
 

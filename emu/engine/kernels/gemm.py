@@ -26,6 +26,7 @@ LANES = {
     "step32_vnni": Lane(I32, I16, "vpdpwssd"),
     "step32_vnni_drop": Lane(I32, I16, "vpdpwssd", "constant"),
     "step64f": Lane(DOUBLE, I32, "mul"),
+    "step64f_range": Lane(DOUBLE, I32, "mul", step="range"),
     "step64": Lane(I64, I64, "mul"),
     "step64_round": Lane(I64, I64, "mul", "full"),
     "sum32_round": Lane(I32, I32, "mul", "full", "none"),

@@ -48,7 +48,7 @@ class Lane(NamedTuple):
     stored: ir.Type
     product: str  # "mul", "vpdpwssd" (one product), "pairs", "quads"
     rounds: str = "none"  # or "constant" (c0 alone), "full"
-    step: str = "clamp"  # or "native" (the element type's own rails), "none"
+    step: str = "clamp"  # or "range" (-hi to hi), "native" (the element type's rails), "none"
     vectors: int = 2  # side by side in a tile
 
     @property
@@ -298,6 +298,8 @@ class _Work:
         return builder.ashr(raised, rail["drop"])
 
     def fit(self, total):
+        if self.lane.step == "range":
+            return self.v.clamp(total, self.rail["hi"])
         if self.lane.step != "clamp":
             return total
         return self.v.greatest(self.v.least(total, self.rail["hi"]), self.rail["lo"])

@@ -23,8 +23,11 @@ def features() -> frozenset:
 
 
 def has_vnni() -> bool:
-    """Whether this CPU multiplies and adds 8 and 16-bit operands in one 512-bit instruction."""
-    return {"avx512vnni", "avx512bw"} <= features()
+    """Whether this CPU multiplies and adds 8 and 16-bit operands in one 512-bit instruction.
+
+    It then also has those of AVX-512 that a CPU without may lack (DQ).
+    """
+    return {"avx512vnni", "avx512bw", "avx512dq"} <= features()
 
 
 def vector_bits() -> int:
@@ -103,6 +106,14 @@ class Vector:
     def vpdpbusd(self, z, x, y):
         """z + the sum of four products of u8 (x) and s8 (y), modulo 2^32."""
         return self.call("llvm.x86.avx512.vpdpbusd.512", z, x, y)
+
+    def clamp(self, x, most):
+        """x, a vector of 8 doubles, with its magnitude held at `most`, in one instruction."""
+        function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(
+            self.type, [self.type, self.type, I32, self.type, I8, I32]),
+            "llvm.x86.avx512.mask.range.pd.512")
+        # 2: the smaller magnitude under the sign of x; then every element, no change of rounding.
+        return self.builder.call(function, [x, most, I32(2), x, I8(-1), I32(4)])
 
     def any(self, relation, x, y):
         """Whether any element of x stands in the relation to that of y."""
