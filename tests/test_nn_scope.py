@@ -159,7 +159,7 @@ def test_the_phase_is_that_of_the_module_that_runs():
     class Phases(nn.Config):
         def resolve(self, site):
             cast = "s6f3 sat" if site.training else "s4f1 sat"
-            return nn.Config({**HARDWARE, "x": cast}).resolve(site)
+            return nn.Config.parse({"default": {**HARDWARE, "x": cast}}).resolve(site)
 
     model = mlp()
     model[2].eval()
