@@ -12,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from emu.cosim.places import hardware
+from emu.cosim.places import hardware, modules
+from emu.cosim.ports import PROTOCOLS
 from emu.cosim.simulator import simulate
-from emu.cosim.top import CONTROLS, top
+from emu.cosim.top import top
 from emu.golden.vectors import VectorFile, equation, read_manifest
 
 SHOWN = 20  # differences told
@@ -68,17 +69,8 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
     are done and how many there are. Raises ValueError for bad input, RuntimeError where the
     simulator failed, and its ToolMissing where there is none.
     """
-    files = list(read_manifest(manifest).files)
-    if not files:
-        raise ValueError(f"{manifest}: holds no vector file, so there is nothing to prove")
-    for file in files:
-        if file.unit not in CONTROLS:
-            raise ValueError(f"{file.name}: unit {file.unit!r} has no module in hw/rtl; known: "
-                             f"{', '.join(CONTROLS)}")
-    sources = _sources(rtl)
-    for path in (junit, waves):
-        if path is not None:
-            _check_writable(Path(path))
+    files = checked_files(manifest, junit, waves)
+    sources = [*modules(rtl), *sorted(hardware().glob("tb/stream_*.v"))]
     with _folder(work) as folder:
         for i, file in enumerate(files):
             (folder / f"{i}.hex").unlink(missing_ok=True)
@@ -91,8 +83,30 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
                      waves=None if waves is None else Path(waves))
         report = Report(sim, tuple(_outcome(file, folder / f"{i}.log")
                                    for i, file in enumerate(files)))
-    if junit is not None:
-        Path(junit).write_text(_junit(report), encoding="utf-8")
+    return write_junit(report, junit)
+
+
+def checked_files(manifest: Path, *written: Path | None) -> list[VectorFile]:
+    """The files of a set, after every check that comes before the work."""
+    files = list(read_manifest(manifest).files)
+    if not files:
+        raise ValueError(f"{manifest}: holds no vector file, so there is nothing to prove")
+    for file in files:
+        if file.unit not in PROTOCOLS:
+            raise ValueError(f"{file.name}: unit {file.unit!r} has no module in hw/rtl; known: "
+                             f"{', '.join(PROTOCOLS)}")
+        if not file.cases:
+            raise ValueError(f"{file.name}: holds no case, so there is nothing to prove")
+    for path in written:
+        if path is not None:
+            _check_writable(Path(path))
+    return files
+
+
+def write_junit(report: Report, path: Path | None) -> Report:
+    """The report, kept as JUnit XML too where there is a path."""
+    if path is not None:
+        Path(path).write_text(_junit(report), encoding="utf-8")
     return report
 
 
@@ -108,24 +122,6 @@ def _check_writable(path: Path) -> None:
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another file"
                          ) from None
-
-
-def _sources(rtl: Sequence[Path]) -> list[Path]:
-    """Our modules and streams, without those that the user's files define."""
-    ours = {path.stem: path for path in sorted(hardware().glob("rtl/*.v"))}
-    for path in rtl:
-        try:
-            text = Path(path).read_text(errors="replace")
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        modules = re.findall(r"^\s*module\s+(\w+)", text, re.M)
-        if not set(modules) & ours.keys():
-            raise ValueError(f"{path}: defines {', '.join(modules) or 'no module'}, and so "
-                             f"replaces nothing; name the module as ours: {', '.join(ours)}")
-        for module in modules:
-            ours.pop(module, None)
-    return [*ours.values(), *(Path(path).resolve() for path in rtl),
-            *sorted(hardware().glob("tb/stream_*.v"))]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from emu.cosim.places import hardware
-
-
-class ToolMissing(RuntimeError):
-    """A program or package that co-simulation needs is not installed."""
+from emu.cosim.tools import ToolMissing, words
 
 
 def check_tools(sim: str) -> None:
@@ -74,11 +70,7 @@ def simulate(sim: str, work: Path, top: str, sources: Sequence[Path], module: st
 
 
 def _words(log: Path) -> str:
-    """The line of a tool's log that says what is wrong, or its last one."""
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    lines = [line.strip() for line in lines if line.strip()] or ["(it printed nothing)"]
-    telling = re.compile(r"error: |%Error|syntax error|\w+Error\b(?!\()")
-    return next((line for line in lines if telling.search(line)), lines[-1])
+    return words(log.read_text(errors="replace") if log.exists() else "")
 
 
 @contextmanager

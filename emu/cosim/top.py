@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from emu.cosim.ports import interface
 from emu.golden.units import Field
 from emu.golden.vectors import VectorFile
 
-# What a unit's ports beside its columns are connected to; {i} is the number of the file.
-_CLOCK = {"clk_i": "clk_{i}", "rst_ni": "rst_n_{i}"}
-CONTROLS = {
-    "quantizer": {"rounding_i": "4'd0"},
-    "mac": {**_CLOCK, "en_i": "en_{i}", "valid_i": "valid_{i}", "step_o": "step_{i}"},
-    "lfsr": {**_CLOCK, "en_i": "en_{i} && valid_{i}", "valid_o": "step_{i}"},
-}
 
+def top(files: list[VectorFile], bubbles: bool = False, starts: bool = False) -> str:
+    """The module `top`; file i is read from i.hex and reported in i.log.
 
-def top(files: list[VectorFile], bubbles: bool = False) -> str:
-    """The module `top`; file i is read from i.hex and reported in i.log."""
+    The streams wait to be started, or, with `starts`, run one after the other and end it all.
+    """
+    start = ""
+    if starts:
+        runs = "".join(f"    file_{i}.go = 1'b1;\n    wait (file_{i}.done);\n"
+                       for i in range(len(files)))
+        start = f"  initial begin\n{runs}    $finish;\n  end\n"
     return "module top;\n" + "\n".join(_pair(i, f, bubbles) for i, f in enumerate(files)) \
-        + "endmodule\n"
+        + start + "endmodule\n"
 
 
 def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
@@ -42,7 +43,7 @@ def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
             ports[field.name] = f"{field.name}_{i}"
             wires.append(f"wire [{field.width - 1}:0] {field.name}_{i};")
             answer += [f"{_padding(field)}'d0"] * (_padding(field) > 0) + [ports[field.name]]
-    ports |= {port: wire.format(i=i) for port, wire in CONTROLS[file.unit].items()}
+    ports |= _controls(i, file, ports)
 
     stream = {"line_o": drive, "answer_i": f"answer_{i}"}
     if clocked:
@@ -54,6 +55,17 @@ def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
         f"// {file.name}", *wires, f"assign answer_{i} = {{{', '.join(answer)}}};",
         _instance(kind, f"file_{i}", setup, stream),
         _instance(file.unit, f"unit_{i}", file.parameters, ports)])
+
+
+def _controls(i: int, file: VectorFile, columns: dict[str, str]) -> dict[str, str]:
+    """What a unit's ports beside its columns are connected to."""
+    face = interface(file.unit, file.parameters)
+    wires = {port.name: f"{port.bits}'d0" for port in face.inputs if port.name not in columns}
+    if (protocol := face.protocol) is not None:
+        wires |= {"clk_i": f"clk_{i}", "rst_ni": f"rst_n_{i}", "en_i": f"en_{i}"}
+        wires[protocol.taken] = f"en_{i} && valid_{i}" if protocol.taken == "en_i" else f"valid_{i}"
+        wires[protocol.step] = f"step_{i}"
+    return wires
 
 
 def _padding(field: Field) -> int:
