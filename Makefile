@@ -1,4 +1,5 @@
-# Targets set up what they need: .venv with pinned packages, Icarus Verilog from apt if missing.
+# Targets set up what they need: .venv with pinned packages, and from apt Icarus Verilog, Yosys and
+# g++ where they are missing.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
@@ -25,7 +26,7 @@ vectors: .venv/ready  ## write vectors/ again; the bytes must not change
 	$(BIN)/emu vectors --out vectors
 
 bench: .venv/bench  ## compare speed with torch and other tools, in tables
-	@for name in race gemm conv mlp casts monitor peers; do \
+	@for name in race gemm conv mlp casts monitor peers cosim; do \
 		PYTHONPATH=benchmarks PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/python -c "import $$name; $$name.main()" || exit 1; done
 

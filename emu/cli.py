@@ -28,6 +28,15 @@ class Simulator(str, Enum):
     verilator = "verilator"
 
 
+class Engine(str, Enum):
+    """What computes the Verilog where whole arrays pass through it."""
+
+    cxxrtl = "cxxrtl"
+    verilator = "verilator"
+    netlist = "netlist"
+    icarus = "icarus"
+
+
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe, or a YAML file")],
@@ -100,15 +109,25 @@ def cosim(
     sim: Annotated[Simulator, typer.Option(help="simulator")] = Simulator.icarus,
     rtl: Annotated[list[Path] | None, typer.Option(
         help="Verilog that replaces ours; same module and port names")] = None,
+    backend: Annotated[Engine | None, typer.Option(
+        help="send each file through as arrays, without cocotb: for volume")] = None,
     waves: Annotated[Path | None, typer.Option(help="keep the waves in this file")] = None,
     junit: Annotated[Path | None, typer.Option(help="write a JUnit XML report")] = None,
+    require: Annotated[str, typer.Option(
+        help="tools that must be here, like icarus,yosys: else exit status 2")] = "",
 ) -> None:
     """Replay vectors on the Verilog; exit status 1 at any difference."""
     from emu import cosim as bench
 
+    bench.require(*filter(None, require.split(",")))
+    manifest = manifest or bench.default_vectors()
+    if backend and waves:
+        raise ValueError("--waves and --backend: an array leaves no waves; give --sim instead")
     with _progress() as report:
-        result = bench.replay(manifest or bench.default_vectors(), sim.value, rtl or (), waves,
-                              junit, progress=report)
+        if backend:
+            result = bench.replay_arrays(manifest, backend.value, rtl or (), junit, report)
+        else:
+            result = bench.replay(manifest, sim.value, rtl or (), waves, junit, progress=report)
     for line in result.differences:
         out.print(line, soft_wrap=True, markup=False)
     out.print(f"{len(result.files)} files, {result.cases} cases, {result.mismatches} differences",

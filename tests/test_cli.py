@@ -62,6 +62,18 @@ def test_vectors_of_a_spec_replay(emu):
     assert "<testsuite" in Path("report.xml").read_text()
 
 
+def test_a_backend_replays_as_arrays_and_required_tools_must_be_here(emu, monkeypatch):
+    emu("vectors", SPEC, "--out", "mine")
+    status, out, _ = emu("cosim", "mine", "--backend", "netlist", "--require", "icarus,yosys")
+    assert (status, out.split()[-2:]) == (0, ["0", "differences"])
+    status, _, err = emu("cosim", "mine", "--backend", "netlist", "--waves", "w.fst")
+    assert (status, err) == (2, "emu: --waves and --backend: an array leaves no waves; give --sim "
+                                "instead\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    status, _, err = emu("cosim", "mine", "--require", "icarus")
+    assert (status, err) == (2, "emu: icarus is not installed: apt-get install iverilog\n")
+
+
 def test_vectors_are_the_same_bytes_again(emu):
     emu("vectors", SPEC, "--out", "a")
     emu("vectors", SPEC, "--out", "b")
