@@ -173,7 +173,6 @@ def test_the_overflow_counter_stays_at_its_greatest_value(monkeypatch):
     ("s8f4 -> s4f0 align x", "write the format"),
     ("s8f4 -> s4f0 align 65", "align 65"),
     ("lfsr33", "1 to 32 bits"),
-    ("{a: s8, b: s8, acc: s8, tile: 4, outer: s16}", "leave out tile and outer"),
     ("{a: s8, b: s8, acc: s40, lanes: 2048}", "at most 1024"),
 ])
 def test_a_bad_spec_is_refused_in_one_line(tmp_path, text, message):

@@ -69,6 +69,8 @@ class Interface:
 PROTOCOLS = {
     "quantizer": None,
     "mac": Protocol("valid_i", "step_o", "load_i"),
+    "mac_tiled": Protocol("valid_i", "step_o", "load_i"),
+    "mac_array": Protocol("en_i", None),
     "lfsr": Protocol("en_i", "valid_o", "load_i"),
 }
 
@@ -91,19 +93,37 @@ def _quantizer(p: Mapping[str, int]) -> list[Port]:
 
 
 def _mac(p: Mapping[str, int]) -> list[Port]:
-    return [Port("load_i", 1), Port("last_i", 1), Port("bias_i", p["ACC_WIDTH"], _acc_signed(p)),
+    width, signed = _sum(p)
+    return [Port("load_i", 1), Port("last_i", 1), Port("bias_i", width, signed),
             Port("a_i", p["A_WIDTH"], p["A_SIGNED"] == 1, p["LANES"]),
             Port("b_i", p["B_WIDTH"], p["B_SIGNED"] == 1, p["LANES"]),
-            Port("valid_o", 1), Port("acc_o", p["ACC_WIDTH"], _acc_signed(p)), Port("ovf_o", 1),
+            Port("valid_o", 1), Port("acc_o", width, signed), Port("ovf_o", 1),
             Port("ovf_count_o", p["COUNT_WIDTH"])]
 
 
-def _acc_signed(p: Mapping[str, int]) -> bool:
-    return p["ACC_SIGNED"] == 1
+def _mac_array(p: Mapping[str, int]) -> list[Port]:
+    rows, (width, signed) = p["ROWS"], _sum(p)
+    return [Port("valid_i", 1), Port("load_i", 1), Port("last_i", 1),
+            Port("a_i", p["A_WIDTH"], p["A_SIGNED"] == 1, rows * p["LANES"]),
+            Port("b_i", p["B_WIDTH"], p["B_SIGNED"] == 1, p["COLS"] * p["LANES"]),
+            Port("move_i", 1), Port("bias_i", width, signed, rows),
+            Port("shift_i", 8, optional=True),
+            Port("rand_i", p["RAND_WIDTH"], count=rows, optional=True),
+            Port("done_o", 1), Port("valid_o", 1), Port("acc_o", width, signed, rows),
+            Port("ovf_o", 1, count=rows),
+            Port("code_o", p["OUT_WIDTH"], p["OUT_SIGNED"] == 1, rows),
+            Port("clip_o", 1, count=rows)]
+
+
+def _sum(p: Mapping[str, int]) -> tuple[int, bool]:
+    """Width and sign of a sum and of its bias: the outer accumulator's where there is one."""
+    level = "O" if p.get("TILE") else "ACC"
+    return p[f"{level}_WIDTH"], p[f"{level}_SIGNED"] == 1
 
 
 def _lfsr(p: Mapping[str, int]) -> list[Port]:
     return [Port("load_i", 1), Port("state_i", 32), Port("rand_o", p["RAND_WIDTH"])]
 
 
-_PORTS = {"quantizer": _quantizer, "mac": _mac, "lfsr": _lfsr}
+_PORTS = {"quantizer": _quantizer, "mac": _mac, "mac_tiled": _mac, "mac_array": _mac_array,
+          "lfsr": _lfsr}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emu.cosim.ports import interface
+from emu.cosim.ports import PROTOCOLS, interface
 from emu.golden.units import Field
 from emu.golden.vectors import VectorFile
 
@@ -51,6 +51,9 @@ def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
                   "valid_o": f"valid_{i}", "step_i": f"step_{i}", "drive_o": drive,
                   "check_o": check, "answer_i": f"answer_{i}"}
     kind = "stream_clocked" if clocked else "stream_combinational"
+    if clocked and PROTOCOLS[file.unit].step is None:  # an answer to each record, a clock later
+        wires[0] = wires[0].replace(f", step_{i}", f";  reg step_{i}")
+        wires.append(f"always @(posedge clk_{i}) step_{i} <= en_{i} && valid_{i};")
     return "".join(f"  {line}\n" for line in [
         f"// {file.name}", *wires, f"assign answer_{i} = {{{', '.join(answer)}}};",
         _instance(kind, f"file_{i}", setup, stream),
@@ -64,7 +67,8 @@ def _controls(i: int, file: VectorFile, columns: dict[str, str]) -> dict[str, st
     if (protocol := face.protocol) is not None:
         wires |= {"clk_i": f"clk_{i}", "rst_ni": f"rst_n_{i}", "en_i": f"en_{i}"}
         wires[protocol.taken] = f"en_{i} && valid_{i}" if protocol.taken == "en_i" else f"valid_{i}"
-        wires[protocol.step] = f"step_{i}"
+        if protocol.step is not None:
+            wires[protocol.step] = f"step_{i}"
     return wires
 
 

@@ -60,6 +60,13 @@ MACS += [
     ("{a: u1, b: u1, acc: u2 sat}", 0), ("{a: s1, b: s1, acc: s3 sat, lanes: 4}", 0),
     ("{a: u1, b: s8, product: s8 sat_sym, acc: s16 sat}", 0),
     ("{a: s16, b: s16, acc: s40 sat}", 0), ("{a: s32, b: s30, acc: s62 sat}", 0),
+    ("{a: s8, b: s8, acc: s17 sat, tile: 4, outer: s20 sat}", 0),
+    ("{a: u8, b: s8, acc: s18 wrap, lanes: 2, tile: 6, outer: s16f-4 ties_even sat_sym}", 1),
+    ("{a: s6, b: s6, product: s9f-3 ties_pos sat, acc: s10f-3 sat_zero, tile: 3, "
+     "outer: s12f-1 wrap}", 2),
+    ("{a: s8, b: s8, acc: s16 sat, tile: 3, outer: s9f-8 ties_away sat, reload: true}", 0),
+    ("{a: s8, b: s8, acc: s17 sat, tile: 2, outer: s7f-8 ties_odd sat_zero, reload: true}", 0),
+    ("{a: u4, b: u4, acc: u9 sat, lanes: 2, tile: 2, outer: u5f-5 to_odd sat, reload: true}", 0),
 ]
 LFSRS = (1, 8, 16, 32)
 
@@ -174,7 +181,7 @@ def _draw(random: Random, form: Format) -> int:
 
 def _mac_plan(mac: MacSpec, random: Random, count: int) -> Plan:
     a_ends, b_ends = (mac.a.lo, mac.a.hi), (mac.b.lo, mac.b.hi)
-    form, lanes = mac.acc.format, mac.lanes
+    form, lanes = mac.result.format, mac.lanes
     biases = sorted({form.lo, form.lo + 1, 0, form.hi - 1, form.hi})
 
     edge = [([x], [y], bias) for x in edges(mac.a) for y in edges(mac.b) for bias in (0, form.hi)]
@@ -215,5 +222,7 @@ def _lfsr_plan(rand_bits: int, random: Random, count: int) -> Plan:
             ("random", [(random.getrandbits(32), random.randint(1, 8)) for _ in range(count)])]
 
 
-_PLANS = {"quantizer": _quantizer_plan, "mac": _mac_plan, "lfsr": _lfsr_plan}
-_EXPECTED = {"quantizer": quantizer_records, "mac": _mac_expected, "lfsr": lfsr_records}
+_PLANS = {"quantizer": _quantizer_plan, "mac": _mac_plan, "mac_tiled": _mac_plan,
+          "lfsr": _lfsr_plan}
+_EXPECTED = {"quantizer": quantizer_records, "mac": _mac_expected, "mac_tiled": _mac_expected,
+             "lfsr": lfsr_records}

@@ -119,7 +119,7 @@ def _write_mac(writer: VectorWriter, trace: MacTrace) -> None:
 
 
 def _mac_steps(trace: MacTrace) -> Iterator[Record]:
-    mask = (1 << trace.mac.acc.format.width) - 1
+    mask = (1 << trace.mac.result.format.width) - 1
     biases = [0] * len(trace.results) if trace.bias is None else trace.bias
     for i, ((a, b), bias, got) in enumerate(
             zip(trace.terms, biases, trace.results, strict=True)):
@@ -132,7 +132,7 @@ def _mac_steps(trace: MacTrace) -> Iterator[Record]:
             terms = " + ".join(f"{x}*{y}" for x, y in list(zip(a, b, strict=True))[:4])
             more = " + ..." if len(a) > 4 else ""
             raise ValueError(f"{trace.name}[{i}]: {bias} + {terms}{more} = {got} in the engine, "
-                             f"{_signed(want, trace.mac.acc.format)} by the reference "
+                             f"{_signed(want, trace.mac.result.format)} by the reference "
                              f"({len(a)} terms, {trace.mac})")
 
 

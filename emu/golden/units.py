@@ -146,17 +146,17 @@ def quantizer_records(spec: QuantizerSpec, cases: Iterable[tuple[int, int, int]]
 
 
 def mac_parameters(mac: MacSpec, pipeline: int = 0) -> dict[str, int]:
-    """The Verilog parameters of hw/rtl/mac.v. Raises ValueError for what it cannot be."""
-    if mac.outer is not None:
-        raise ValueError(f"mac {mac}: mac.v has one level of accumulation; leave out tile and "
-                         "outer, or check this MAC in the engine only")
+    """The Verilog parameters of hw/rtl/mac.v, or of mac_tiled.v where `mac` has two levels.
+
+    Raises ValueError for what it cannot be.
+    """
     if mac.lanes > MAX_LANES:
         raise ValueError(f"lanes {mac.lanes}: mac.v takes at most {MAX_LANES} products a step; "
                          "use fewer lanes")
     if not 0 <= pipeline <= 2:
         raise ValueError(f"pipeline {pipeline}: mac.v has 0 to 2 pipeline stages")
     product, acc = mac.product, mac.acc
-    return {
+    one = {
         "A_WIDTH": mac.a.width, "A_SIGNED": int(mac.a.signed),
         "B_WIDTH": mac.b.width, "B_SIGNED": int(mac.b.signed), "LANES": mac.lanes,
         "P_WIDTH": product.format.width, "P_SIGNED": int(product.format.signed),
@@ -165,23 +165,48 @@ def mac_parameters(mac: MacSpec, pipeline: int = 0) -> dict[str, int]:
         "ACC_WIDTH": acc.format.width, "ACC_SIGNED": int(acc.format.signed),
         "ACC_OVERFLOW": int(acc.overflow), "PIPELINE": pipeline, "COUNT_WIDTH": COUNT_WIDTH,
     }
+    return one if mac.outer is None else one | _outer_parameters(mac, pipeline)
+
+
+def _outer_parameters(mac: MacSpec, pipeline: int) -> dict[str, int]:
+    if mac.reload and pipeline:
+        raise ValueError(f"pipeline {pipeline} with reload: the next step needs the sum of the "
+                         "last one at once; use 0")
+    outer = mac.outer
+    spilled = QuantizerSpec(mac.acc.format, outer)
+    return {
+        "TILE": mac.tile // mac.lanes, "RELOAD": int(mac.reload),
+        "O_WIDTH": outer.format.width, "O_SIGNED": int(outer.format.signed),
+        "O_SHIFT": spilled.max_shift, "O_PRE_SHIFT": spilled.pre_shift,
+        "O_ROUNDING": int(outer.rounding), "O_OVERFLOW": int(outer.overflow),
+    }
+
+
+def array_parameters(mac: MacSpec, rows: int, cols: int, to: Cast, pipeline: int = 0
+                     ) -> dict[str, int]:
+    """The Verilog parameters of hw/rtl/mac_array.v, whose requantisers cast sums by `to`."""
+    edge = quantizer_parameters(QuantizerSpec(mac.result.format, to))
+    levels = {} if mac.outer is not None else {"TILE": 0}
+    return {"ROWS": rows, "COLS": cols, **mac_parameters(mac, pipeline), **levels,
+            **{name: value for name, value in edge.items() if not name.startswith("IN_")}}
 
 
 def mac_unit(mac: MacSpec, pipeline: int = 0) -> Unit:
-    """The mac that computes `mac`."""
-    form, lanes = mac.acc.format, mac.lanes
+    """The mac, or mac_tiled, that computes `mac`."""
+    form, lanes = mac.result.format, mac.lanes
     fields = (Field("load_i", 1), Field("last_i", 1), form_field("bias_i", form),
               Field("a_i", lanes * mac.a.width, lanes == 1 and mac.a.signed),
               Field("b_i", lanes * mac.b.width, lanes == 1 and mac.b.signed),
               Field("valid_o", 1, dir="out"), form_field("acc_o", form, "out", form.frac),
               Field("ovf_o", 1, dir="out"), Field("ovf_count_o", COUNT_WIDTH, dir="out"))
-    return Unit("mac", str(mac), mac_parameters(mac, pipeline), fields, 1 + pipeline, mac)
+    module, levels = ("mac", 1) if mac.outer is None else ("mac_tiled", 2)
+    return Unit(module, str(mac), mac_parameters(mac, pipeline), fields, levels + pipeline, mac)
 
 
 def mac_records(mac: MacSpec, a: list[int], b: list[int], bias: int = 0, idle: int = 0
                 ) -> Iterator[Record]:
     """The steps of one dot product; `idle` is what bias_i shows, unheeded, after the first."""
-    mask, full = (1 << mac.acc.format.width) - 1, (1 << COUNT_WIDTH) - 1
+    mask, full = (1 << mac.result.format.width) - 1, (1 << COUNT_WIDTH) - 1
     a_steps, b_steps = _pack(a, mac.a, mac.lanes), _pack(b, mac.b, mac.lanes)
     load, last, shown, count = 1, len(a_steps), bias & mask, 0
     for a_bits, b_bits, (acc, overflowed) in zip(a_steps, b_steps, dot_steps(a, b, mac, bias),

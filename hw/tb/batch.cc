@@ -5,7 +5,7 @@
 //   IDLE              ZERO(member, width) for each input that no array drives
 //   CLOCKED, TAKEN    the clocked protocol: this input is high where a record is offered
 //   STEP              this output tells of a new answer; else each record has one, a clock later
-//   DELTAS            CXXRTL only: this logic needs several passes, at most so many
+//   DELTAS            CXXRTL only: this logic needs several passes for each level of the clock
 
 #include "ports.h"
 #include <cstddef>
@@ -117,10 +117,9 @@ struct Model {
   void edge() { pass(1); }
 #else
   // One pass evaluates the outputs from the registers as they are and the registers as they will
-  // be; the edge commits these. No logic looks at a falling edge.
+  // be; the edge commits these. The model takes every pass for a rising edge.
   void settle() {
 #ifdef CLOCKED
-    unit.prev_p_clk__i.data[0] = 0;
     unit.p_clk__i.data[0] = 1;
 #endif
     unit.eval();
