@@ -51,4 +51,4 @@ clean:  ## remove everything that was installed or built
 		-e '.[bench]'
 	@touch $@
 
-.PHONY: help demo test regression vectors bench setup clean
+.PHONY: help demo test regression prove vectors bench setup clean

@@ -1,0 +1,91 @@
+"""What each hardware unit computes in one step, without branches.
+
+The same text runs on Python ints, where it computes, and on the terms of a solver
+(`emu.cosim.smt`), where it builds the formula that a proof compares with the Verilog. Numbers are
+exact integers of any size in both; a condition is a bool, or the solver's. Written from the tables
+of roundings and overflows, and tested against `emu.reference`, with which it shares no code.
+"""
+
+from __future__ import annotations
+
+from emu.number import Cast, Overflow, Rounding
+from emu.spec import MacSpec
+
+LFSR_TAPS = (0, 1, 21, 31)  # the state bits that a bit shifted out inverts
+
+
+def pick(condition, yes, no):
+    """`yes` where the condition holds, else `no`."""
+    if isinstance(condition, bool):
+        return yes if condition else no
+    return condition.pick(yes, no)
+
+
+def least(x, y):
+    """The lesser of two numbers."""
+    if isinstance(x, int) and isinstance(y, int):
+        return min(x, y)
+    return x.least(y) if not isinstance(x, int) else y.least(x)
+
+
+def total(first, terms: list):
+    """The sum of numbers; a solver's are added in one width, as an adder tree does."""
+    numbers = [first, *terms]
+    if all(isinstance(x, int) for x in numbers):
+        return sum(numbers)
+    return next(x for x in numbers if not isinstance(x, int)).total(numbers)
+
+
+def cast(x, n, to: Cast, rand=0, rounding=None):
+    """(code of `to`, overflowed) of x / 2^n, n >= 0; `rounding` replaces the cast's own."""
+    mode, whole = to.rounding if rounding is None else rounding, 1 << n
+    floor, rest = x >> n, x & whole - 1
+    negative, positive = x < 0, x >= 0
+    odd, even = (floor & 1) == 1, (floor & 1) == 0
+    lost, above, tie = rest > 0, rest + rest > whole, rest + rest == whole
+    carry = rest + (rand << n >> to.rand_bits) >= whole
+    up = ((mode == Rounding.TO_POS) & lost
+          | (mode == Rounding.TO_ZERO) & lost & negative
+          | (mode == Rounding.TO_AWAY) & lost & positive
+          | (mode == Rounding.TO_ODD) & lost & even
+          | (mode == Rounding.TIES_NEG) & above
+          | (mode == Rounding.TIES_POS) & (above | tie)
+          | (mode == Rounding.TIES_ZERO) & (above | tie & negative)
+          | (mode == Rounding.TIES_AWAY) & (above | tie & positive)
+          | (mode == Rounding.TIES_EVEN) & (above | tie & odd)
+          | (mode == Rounding.TIES_ODD) & (above | tie & even)
+          | (mode == Rounding.STOCHASTIC) & carry)
+    return fit(floor + pick(up, 1, 0), to)
+
+
+def fit(x, to: Cast):
+    """(code of `to`, overflowed) of a whole number."""
+    lo, hi = to.range
+    over, under = x > hi, x < lo
+    instead = {Overflow.WRAP: x,
+               Overflow.SAT: pick(over, hi, lo),
+               Overflow.SAT_SYM: pick(over, hi, lo),
+               Overflow.SAT_ZERO: 0}[to.overflow]
+    fitted = pick(over | under, instead, x)
+    kept = fitted - to.format.lo & (1 << to.format.width) - 1  # the low bits, as wires hold them
+    return kept + to.format.lo, over | under
+
+
+def mac_step(mac: MacSpec, a: list, b: list, base):
+    """(accumulator, overflowed) after one step of a MAC of one level: `lanes` codes a and b."""
+    frac = mac.product.format.frac
+    products = [cast(x * y << max(frac, 0), max(-frac, 0), mac.product)
+                for x, y in zip(a, b, strict=True)]
+    acc, overflowed = fit(total(base, [code for code, _ in products]), mac.acc)
+    for _, lost in products:
+        overflowed = overflowed | lost
+    return acc, overflowed
+
+
+def lfsr_draw(state, rand_bits: int):
+    """(next state, operand) of the LFSR: the next bits shifted out, the first one lowest."""
+    rand, mask = 0, sum(1 << tap for tap in LFSR_TAPS)
+    for i in range(rand_bits):
+        bit = state & 1
+        rand, state = rand + (bit << i), (state >> 1) ^ pick(bit == 1, mask, 0)
+    return state, rand
