@@ -19,8 +19,12 @@ test: .venv/ready  ## lint, then all tests
 
 regression: .venv/ready  ## compare 100,000 products and 5,000 convolutions by every path
 	$(BIN)/python tests/regression.py
+	$(BIN)/emu prove --second 1
 	[ "$$(uname -m)" != x86_64 ] || NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma \
 		$(BIN)/python tests/regression.py --cases 10000 --convolutions 500 --sequences 0
+
+prove: .venv/ready  ## prove that the Verilog equals its definition, by two solvers
+	$(BIN)/emu prove --second 1
 
 vectors: .venv/ready  ## write vectors/ again; the bytes must not change
 	$(BIN)/emu vectors --out vectors
@@ -40,7 +44,7 @@ clean:  ## remove everything that was installed or built
 	@echo "installing the Python packages into .venv (a minute or two)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt \
-		-e '.[train,hw,dev,oracles]'
+		-e '.[train,hw,prove,dev,oracles]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt \
 		--no-deps tosa-tools
 	@touch $@

@@ -1,4 +1,4 @@
-"""The commands: `emu train`, `vectors`, `cosim`, `diff`, `bounds` and `presets`."""
+"""The commands: `emu train`, `vectors`, `cosim`, `prove`, `diff`, `bounds` and `presets`."""
 
 from __future__ import annotations
 
@@ -133,6 +133,39 @@ def cosim(
     out.print(f"{len(result.files)} files, {result.cases} cases, {result.mismatches} differences",
               soft_wrap=True)
     if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prove(
+    specs: Annotated[list[str] | None, typer.Argument(
+        help="as for vectors; default: the units of the committed vectors, and wider ones")] = None,
+    rtl: Annotated[list[Path] | None, typer.Option(
+        help="Verilog that replaces ours; same module and port names")] = None,
+    second: Annotated[int, typer.Option(
+        min=1, help="ask z3, besides bitwuzla, about every n-th unit")] = 5,
+    folder: Annotated[Path | None, typer.Option(
+        "--out", help="write counterexamples as vectors into this folder")] = None,
+) -> None:
+    """Prove that the Verilog equals its definition for all inputs; exit status 1 if not."""
+    from emu.cosim import prove as proofs
+    from emu.cosim import solver, yosys
+    from emu.golden.cases import from_text
+
+    units = [(from_text(spec), {}) for spec in specs] if specs else proofs.standard_proofs()
+    with _progress() as report:
+        done = proofs.prove(units, rtl or (), second, progress=report)
+    wrong = [proof for proof in done if proof.difference]
+    for proof in wrong:
+        out.print(proof.difference, soft_wrap=True, markup=False)
+    if folder is not None and (stored := proofs.store(wrong, folder)):
+        out.print(f"counterexamples {stored}; replay them with: emu cosim {stored}",
+                  soft_wrap=True)
+    twice = sum(len(proof.solvers) > 1 for proof in done)
+    out.print(f"{len(done) - len(wrong)} of {len(done)} units proved for all inputs "
+              f"({yosys.version()}, {solver.version('bitwuzla')}; {twice} of them also asked of "
+              f"{solver.version('z3')})", soft_wrap=True)
+    if wrong:
         raise typer.Exit(1)
 
 

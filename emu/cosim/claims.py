@@ -1,0 +1,224 @@
+"""What must hold of a unit for its Verilog to be what its spec says, at its ports.
+
+`emu.golden.formula` says what a record answers. Of a clocked unit is claimed besides that a clock
+without en_i is as if it had not been, and that reset empties it: so all that its ports can ever
+show follows, from any state of its registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from emu.cosim.model import Model, smt_text
+from emu.cosim.smt import Number, Truth
+from emu.golden import formula
+from emu.golden.units import QuantizerSpec, Unit, lfsr_records, quantizer_unit
+from emu.number import Cast, Rounding
+from emu.spec import MacSpec
+
+RUN = {"rst_ni": 1, "en_i": 1}  # an ordinary clock
+Case = tuple  # as the records functions of `emu.golden.units` take it
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim under what its model assumes, with what a counterexample is told by."""
+
+    what: str
+    model: Model
+    claims: list  # conditions that should hold together
+    covers: list  # conditions that can hold together, or else nothing is claimed
+    seen: Mapping[str, Number]  # what of a counterexample is told
+    tell: Callable[[dict[str, int]], tuple[Case, Unit, int] | None]
+    prefer: Sequence[Sequence[Truth | bool]] = ()  # what makes a counterexample easy to read
+    implies: Question | None = None  # a harder one, to be asked only where this fails
+
+    def text(self) -> str:
+        """Satisfiable where the claims can fail."""
+        return self._asked(f"(not {conjunction(self.claims)})")
+
+    def cover(self) -> str:
+        """Satisfiable unless the claims say nothing."""
+        return self._asked(conjunction(self.covers))
+
+    def _asked(self, condition: str) -> str:
+        return "\n".join(["(set-logic QF_BV)", *self.model.script.lines,
+                          f"(assert {condition})", ""])
+
+
+def conjunction(conditions: list) -> str:
+    """Their conjunction."""
+    return f"(and true true {' '.join(getattr(c, 'name', str(c).lower()) for c in conditions)})"
+
+
+def questions(unit: Unit, more: Mapping[str, int], sources: Sequence[Path]) -> Iterator[Question]:
+    """All that must hold of a unit for it to be what its spec says."""
+    model = partial(Model, smt_text(unit, more, sources), unit.module)
+    if unit.module == "quantizer":
+        yield _cast_question(unit, model(), bool(more.get("ROUNDING_PORT")))
+        return
+    yield {"mac": _mac_question, "lfsr": _lfsr_question}[unit.module](unit, model())
+    outputs = {"mac": ["step_o", "valid_o", "acc_o", "ovf_o", "ovf_count_o"],
+               "lfsr": ["valid_o", "rand_o"]}[unit.module]
+    yield _still_question(model(), _stall_question(unit, model(), outputs))
+    yield _reset_question(unit, model(), outputs)
+
+
+def _code(bits: int, width: int, signed: bool) -> int:
+    return bits - (signed and bits >> width - 1 << width)
+
+
+def _cast_question(unit: Unit, model: Model, any_rounding: bool) -> Question:
+    spec: QuantizerSpec = unit.source
+    to, state = spec.cast, model.state()
+    value = model.port(state, "value_i", spec.source.signed)
+    shift, rand = model.port(state, "shift_i"), model.port(state, "rand_i")
+    rounding = model.port(state, "rounding_i") if any_rounding else None
+    code, overflowed = formula.cast(value << spec.pre_shift, formula.least(shift, spec.max_shift),
+                                    to, rand, rounding)
+    seen = {"value_i": value, "shift_i": shift, "rand_i": rand,
+            "code_o": model.port(state, "code_o"), "ovf_o": model.port(state, "ovf_o")}
+    claims = [seen["code_o"] == (code & (1 << to.format.width) - 1),
+              seen["ovf_o"] == formula.pick(overflowed, 1, 0)]
+    if any_rounding:
+        seen["rounding_i"] = rounding
+
+    def tell(bits):
+        told = unit
+        if any_rounding:
+            mode = Rounding(bits["rounding_i"] if bits["rounding_i"] <= 11 else 0)
+            rand_bits = to.rand_bits if mode == Rounding.STOCHASTIC else 0
+            told = quantizer_unit(replace(spec, cast=Cast(to.format, mode, to.overflow,
+                                                          rand_bits)))
+        value = _code(bits["value_i"], spec.source.width, spec.source.signed)
+        rand = bits["rand_i"] if told.source.cast.rand_bits else bits["rand_i"] & 1
+        return (value, bits["shift_i"], rand), told, 0
+
+    return Question("a cast", model, claims, [seen["code_o"] + seen["ovf_o"] > 0],
+                    seen, tell)
+
+
+def _mac_question(unit: Unit, model: Model) -> Question:
+    """A record, or a clock without one, and what is at the outputs `latency` clocks later."""
+    mac: MacSpec = unit.source
+    first = before = model.state(**RUN)
+    for _ in range(unit.latency - 1):
+        before = model.clock(before, **RUN)
+    after = model.clock(before)
+    form, lanes = mac.acc.format, mac.lanes
+    load, last, valid = (model.port(first, f"{name}_i") for name in ("load", "last", "valid"))
+    a_port, b_port = model.port(first, "a_i"), model.port(first, "b_i")
+    a, b = _lanes(model, a_port, mac.a, lanes), _lanes(model, b_port, mac.b, lanes)
+    bias = model.port(first, "bias_i", form.signed)
+    acc = model.port(before, "acc_o", form.signed)
+    ovf, count = model.port(before, "ovf_o"), model.port(before, "ovf_count_o")
+
+    base = formula.pick(load == 1, bias, acc)
+    code, overflowed = formula.mac_step(mac, a, b, base)
+    most = (1 << unit.parameters["COUNT_WIDTH"]) - 1
+    counted = formula.pick(load == 1, 0, count)
+    counted = counted + formula.pick(overflowed & (counted < most), 1, 0)
+    sticky = formula.pick(overflowed | (load == 0) & (ovf == 1), 1, 0)
+    new = {name: model.port(after, name)
+           for name in ("step_o", "valid_o", "acc_o", "ovf_o", "ovf_count_o")}
+    mask = (1 << form.width) - 1
+    claims = [new["step_o"] == valid, new["valid_o"] == valid * last,
+              new["acc_o"] == formula.pick(valid == 1, code & mask, acc & mask),
+              new["ovf_o"] == formula.pick(valid == 1, sticky, ovf),
+              new["ovf_count_o"] == formula.pick(valid == 1, counted, count)]
+    seen = {"load_i": load, "last_i": last, "valid_i": valid, "bias_i": bias, "a_i": a_port,
+            "b_i": b_port, "acc": acc, "ovf": ovf, "count": count, **new}
+    lo, hi = mac.acc.range
+
+    def tell(bits):
+        if bits["step_o"] != 1 or not bits["valid_i"] or bits["ovf"] or bits["count"]:
+            return None
+        codes = [[_code(bits[port] >> i * f.width & (1 << f.width) - 1, f.width, f.signed)
+                  for i in range(lanes)] for port, f in (("a_i", mac.a), ("b_i", mac.b))]
+        if bits["load_i"]:
+            return (*codes, _code(bits["bias_i"], form.width, form.signed)), unit, 0
+        padded = [[0] * lanes + some for some in codes]
+        return (*padded, _code(bits["acc"], form.width, form.signed)), unit, 1
+
+    shows = [valid == 1, last == 1]
+    prefer = [[*shows, load == 1, ovf == 0, count == 0, acc == 0],
+              [*shows, load == 0, ovf == 0, count == 0, acc >= lo, acc <= hi]]
+    return Question("a step", model, claims, [port > 0 for port in new.values()], seen, tell,
+                    prefer)
+
+
+def _lanes(model: Model, port: Number, form, lanes: int) -> list[Number]:
+    """The codes packed in an operand port, lane 0 lowest."""
+    width = form.width
+    return [model.script.number(f"((_ extract {i * width + width - 1} {i * width}) {port.name})",
+                                width, form.signed) for i in range(lanes)]
+
+
+def _lfsr_question(unit: Unit, model: Model) -> Question:
+    """A load and then draws, until every bit of the state has been seen after one."""
+    bits, state = unit.source, model.state(**RUN, load_i=1)
+    load = model.port(state, "state_i")
+    claims, seen = [], {"state_i": load}
+    lfsr = formula.pick(load == 0, 1, load)
+    for draw in range(-(-32 // bits) + 1):
+        lfsr, rand = formula.lfsr_draw(lfsr, bits)
+        state = model.clock(state, **RUN, load_i=0)
+        claims += [model.port(state, "rand_o") == rand, model.port(state, "valid_o") == 1]
+        seen[f"rand_o {draw}"] = model.port(state, "rand_o")
+
+    def tell(values):
+        records = list(lfsr_records(bits, [(values["state_i"], draw + 1)]))
+        wrong = next(i for i in range(draw + 1) if records[i][2] != values[f"rand_o {i}"])
+        values["rand_o"] = values[f"rand_o {wrong}"]
+        return (values["state_i"], draw + 1), unit, wrong
+
+    return Question("draws after a load", model, claims,
+                    [load > 0, model.port(state, "rand_o") > 0], seen, tell)
+
+
+def _still_question(model: Model, stalls: Question) -> Question:
+    """A clock without en_i leaves every register, seen or not, as it is."""
+    state = model.state(rst_ni=1, en_i=0)
+    return Question("registers hold", model, [model.holds(state)], [], {}, lambda bits: None,
+                    implies=stalls)
+
+
+def _stall_question(unit: Unit, model: Model, outputs: list[str]) -> Question:
+    """A clock without en_i leaves the outputs, and all that follows, as without that clock."""
+    origin = model.state(**RUN)
+    stalled, plain = model.clock(origin, rst_ni=1, en_i=0), model.clock(origin, **RUN)
+    late = model.clock(stalled, inputs=plain)
+    announced = {"lfsr": ["valid_o"]}.get(unit.module, [])  # follows en_i itself
+    same = lambda name: model.port(late, name) == model.port(plain, name)  # noqa: E731
+    claims = [same(name) for name in outputs if name not in announced]
+    claims += [model.port(late, name) == 0 for name in announced]
+    for _ in range(unit.latency):
+        plain = model.clock(plain, **RUN)
+        late = model.clock(late, inputs=plain)
+        claims += [same(name) for name in outputs]
+    covers = [model.port(late, name) > 0 for name in outputs]
+    return Question("a clock without en_i changes nothing", model, claims, covers, {},
+                    lambda bits: None)
+
+
+def _reset_question(unit: Unit, model: Model, outputs: list[str]) -> Question:
+    """A clock in reset leaves zeros and nothing under way; an LFSR draws from 1 next."""
+    before = model.state(rst_ni=0)
+    state = model.clock(before, **RUN, **({"load_i": 0} if unit.module == "lfsr" else {}))
+    covers = [model.port(before, name) > 0 for name in outputs]
+    claims = [model.port(state, name) == 0 for name in outputs]
+    if unit.module == "lfsr":
+        lfsr = 1
+        for _ in range(-(-32 // unit.source) + 1):
+            lfsr, rand = formula.lfsr_draw(lfsr, unit.source)
+            state = model.clock(state, **RUN, load_i=0)
+            claims.append(model.port(state, "rand_o") == rand)
+    else:
+        for _ in range(unit.latency - 1):
+            state = model.clock(state, **RUN)
+            claims += [model.port(state, name) == 0 for name in outputs]
+    return Question("reset leaves zeros and nothing under way", model, claims, covers, {},
+                    lambda bits: None)
