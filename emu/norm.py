@@ -46,9 +46,14 @@ class RunningSpec(_Text):
         _check("running mean", self.mean, ACC_WIDTHS[1])
         _check("running var", self.var, ACC_WIDTHS[1], signed=False)
         _check("running momentum", self.momentum, MAX_OPERAND - 1)
-        if str(self.unbiased).lower() not in ("true", "false"):
-            raise ValueError(f"running unbiased {self.unbiased!r}: write true or false")
-        object.__setattr__(self, "unbiased", str(self.unbiased).lower() == "true")
+        object.__setattr__(self, "unbiased", self.truth(self.unbiased))
+
+    @staticmethod
+    def truth(value: object) -> bool:
+        """Whether a text says true; raises ValueError where it says neither."""
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"running unbiased {value!r}: write true or false")
+        return str(value).lower() == "true"
 
     @classmethod
     def parse(cls, text: str | Mapping | RunningSpec) -> RunningSpec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from emu.norm_casts import NormCasts
 from emu.number import (
     ACC_WIDTHS,
     MAX_OPERAND,
@@ -152,14 +153,16 @@ PASS_OPERANDS = {
     "grad_bias": ("error", None),
 }
 ONE = Format(1, 0, signed=False)
+_KINDS = {"update": (UpdateSpec, BufferSpec), "norm": (NormCasts,)}
 
 
 @dataclass(frozen=True, repr=False)
 class LayerSpec(_Text):
     """What one layer is in hardware; None where the layer has no such tensor.
 
-    A Cast or Rule for x, w, b, y, error, grad_w, grad_b; a MacSpec for each pass; the update.
-    In text a pass may leave out its operands: they follow from the casts of its tensors.
+    A Cast or Rule for x, w, b, y, error, grad_w, grad_b; a MacSpec for each pass; the update; the
+    casts inside a normalising layer. In text a pass may leave out its operands: they follow from
+    the casts of its tensors.
     """
 
     x: Cast | Rule | None = None
@@ -174,12 +177,13 @@ class LayerSpec(_Text):
     grad_weight: MacSpec | None = None
     grad_bias: MacSpec | None = None
     update: UpdateSpec | BufferSpec | None = None
+    norm: NormCasts | None = None
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            kinds = ((MacSpec,) if field.name in PASS_OPERANDS
-                     else (UpdateSpec, BufferSpec) if field.name == "update" else (Cast, Rule))
+            kinds = _KINDS.get(field.name, (MacSpec,) if field.name in PASS_OPERANDS
+                               else (Cast, Rule))
             if value is not None and not isinstance(value, kinds):
                 raise ValueError(f"layer {field.name} {value!r}: LayerSpec.parse takes texts; here "
                                  f"give a {' or '.join(kind.__name__ for kind in kinds)}")
@@ -194,7 +198,7 @@ class LayerSpec(_Text):
 
     @classmethod
     def parse(cls, text: str | Mapping | LayerSpec) -> LayerSpec:
-        """A mapping; passes and update may be mappings themselves. `none` means no such cast."""
+        """A mapping of texts or, for passes and parts, mappings. `none` means no such cast."""
         if isinstance(text, cls):
             return text
         items = parse_mapping(text) if isinstance(text, str) else text
@@ -205,6 +209,8 @@ class LayerSpec(_Text):
                 values[key] = None
             elif key == "update":
                 values[key] = parse_update(value)
+            elif key == "norm":
+                values[key] = NormCasts.parse(value)
             elif key not in PASS_OPERANDS:
                 values[key] = parse_cast(value)
         casts = cls(**values)

@@ -11,6 +11,7 @@ import numpy as np
 
 from emu import engine
 from emu.nn.replay import current
+from emu.norm import NormSpec
 from emu.number import Cast, Format, Rounding
 from emu.spec import MacSpec
 from emu.table import SoftmaxSpec, Table
@@ -106,6 +107,32 @@ class Backend:
         """Logits (N, C) -> probabilities (N, C), 0 where `absent`."""
         with _named(place):
             return engine.softmax(x, spec, absent)
+
+    def norm_statistics(self, place: Place, x, spec: NormSpec) -> engine.Statistics:
+        """The mean and the variance of each channel of x (N, C, ...)."""
+        with _named(place):
+            return engine.norm_statistics(x, spec)
+
+    def batch_norm(self, place: Place, x, mean, var, gamma, beta, spec: NormSpec) -> engine.Normed:
+        """x (N, C, ...) normalised, scaled and shifted."""
+        with _named(place):
+            return engine.batch_norm(x, mean, var, gamma, beta, spec)
+
+    def running_norm(self, place: Place, mean, var, batch: engine.Statistics, momentum: int,
+                     spec: NormSpec) -> tuple[np.ndarray, np.ndarray]:
+        """The running (mean', var') (C,)."""
+        rand = [self._operands(place.part(name), mean.shape, getattr(spec.running, name))
+                for name in ("mean", "var")]
+        with _named(place):
+            return engine.running_norm(mean, var, batch, momentum, spec, *rand)
+
+    def batch_norm_grad(self, place: Place, error, xhat, var, gamma, spec: NormSpec,
+                        frozen: bool, inside) -> engine.NormGrads:
+        """The gradients of x, gamma and beta; those of the parameters are exact."""
+        rand = self._operands(place.part("grad_x"), error.shape, spec.backward.grad_x)
+        with _named(place):
+            return engine.batch_norm_grad(error, xhat, var, gamma, spec, frozen, inside,
+                                          {"grad_x": rand})
 
     def sgd(self, place: Place, weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec,
             decay: int = 0) -> engine.Updated:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from emu.nn.ops import contract, elementwise, move, pool, softmax, table
+from emu.nn.ops import contract, elementwise, move, norm, pool, softmax, table
 from emu.spec import LayerSpec
 
-ALL = tuple(f.name for f in fields(LayerSpec))
+ALL = tuple(f.name for f in fields(LayerSpec) if f.name != "norm")
 PRODUCT = ("x", "w", "y", "error", "forward", "grad_input", "grad_weight")  # of two activations
 CAST = ("x", "y", "error")
+NORM = ("x", "w", "b", "y", "error", "grad_w", "grad_b", "norm", "update")
 LOOKUP = ("x", "w", "y", "error")  # w: the entries of a slope, or of exp
 NONE = ()
 SUM = ("x", "y", "error", "grad_w")
@@ -91,14 +92,20 @@ for names, entry in {
     (F.max_pool2d, F.max_pool2d_with_indices): Entry("max_pool2d", pool.max_pool2d, ("MaxPool2d",),
                                                      NONE),
     (F.avg_pool2d,): Entry("avg_pool2d", pool.avg_pool2d, ("AvgPool2d",), ("y", "error"), -3),
+    (F.batch_norm,): Entry("batch_norm", norm.batch_norm,
+                           ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"), NORM, 1),
     (F.cross_entropy,): Entry("cross_entropy", softmax.cross_entropy, ("CrossEntropyLoss",),
                               LOOKUP),
     (F.elu, F.elu_): Entry("elu", table.elu, ("ELU",), LOOKUP),
     (torch.exp, torch.exp_, torch.Tensor.exp, torch.Tensor.exp_): Entry(
         "exp", table.function("exp"), ("exp",), LOOKUP),
     (F.gelu,): Entry("gelu", table.gelu, ("GELU",), LOOKUP),
+    (F.group_norm,): Entry("group_norm", norm.group_norm, ("GroupNorm",), NORM, 1),
     (F.hardsigmoid,): Entry("hardsigmoid", table.function("hardsigmoid"), ("Hardsigmoid",), LOOKUP),
     (F.hardswish,): Entry("hardswish", table.function("hardswish"), ("Hardswish",), LOOKUP),
+    (F.instance_norm,): Entry("instance_norm", norm.instance_norm, (
+        "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"), NORM, 1),
+    (F.layer_norm,): Entry("layer_norm", norm.layer_norm, ("LayerNorm",), NORM, -1),
     (F.log_softmax, torch.log_softmax, torch.Tensor.log_softmax): Entry(
         "log_softmax", softmax.log_softmax, ("LogSoftmax",), LOOKUP),
     (F.mish,): Entry("mish", table.function("mish"), ("Mish",), LOOKUP),
