@@ -37,17 +37,12 @@ class Machine(NamedTuple):
 
     def state(self) -> dict:
         """Everything the next step depends on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "step": self.backend.step,
-                "fracs": {name: layer.fracs for name, layer in nn.layers(self.model).items()}}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.backend.step = state["step"]
-        for name, layer in nn.layers(self.model).items():
-            layer.fracs = dict(state["fracs"][name])
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None = None,

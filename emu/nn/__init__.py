@@ -1,8 +1,8 @@
 """Networks whose every sum runs on the hardware: torch modules over the integer engine.
 
 `fix(model, config)` turns a float model into one; `fixed_scope(config)` runs any model so; `SGD`
-updates its codes; `audit()` proves that no float sum slips by. Needs torch, which the extra
-`emu[train]` installs.
+updates its codes; `audit()` proves that no float sum slips by. `emu.nn.X` is the fixed version of
+any module `torch.nn.X`. Needs torch, which the extra `emu[train]` installs.
 """
 
 try:
@@ -19,24 +19,31 @@ from emu.nn.layer import Hardware, Layer
 from emu.nn.models import FixedScope, fixed_scope
 from emu.nn.modules import (
     Activation,
-    AvgPool2d,
-    Conv2d,
-    Flatten,
-    Linear,
-    MaxPool2d,
-    ReLU,
+    find,
     fix,
+    is_exact,
     layers,
+    register_fix_module,
     to_grid,
     use_backend,
 )
 from emu.nn.ops.loss import cross_entropy
 from emu.nn.optim import SGD, master_codes
+from emu.nn.state import fix_state_dict, load_fix_state_dict
 
-__all__ = ["SGD", "Activation", "AvgPool2d", "Backend", "Config", "Conv2d", "FixedScope", "Flatten",
-           "FloatSum", "Hardware", "Layer", "Linear", "MaxPool2d", "Place", "ReLU", "Site", "audit",
-           "cross_entropy", "fix", "fixed_scope", "host", "layers", "master_codes", "to_grid",
-           "use_backend"]
+__all__ = ["SGD", "Activation", "Backend", "Config", "FixedScope", "FloatSum", "Hardware", "Layer",
+           "Place", "Site", "audit", "cross_entropy", "fix", "fix_state_dict", "fixed_scope",
+           "host", "is_exact", "layers", "load_fix_state_dict", "master_codes",
+           "register_fix_module", "to_grid", "use_backend"]
+
+
+def __getattr__(name: str):
+    """The fixed version of any module of torch.nn, and those that were registered."""
+    found = find(name)
+    if found is None:
+        raise AttributeError(f"module 'emu.nn' has no attribute {name!r}: neither torch.nn has a "
+                             "module of that name, nor was one registered")
+    return found
 
 
 def _int_mm(a, b):

@@ -18,7 +18,9 @@ def to_numpy(tensor: torch.Tensor, name: str) -> np.ndarray:
     if tensor.dtype not in CARRIERS:
         raise ValueError(f"{name}: dtype {tensor.dtype} carries no codes; use float32 or float64")
     if tensor.device.type != "cpu":
-        raise ValueError(f"{name}: on {tensor.device}; the engine computes on the CPU, use .cpu()")
+        help = ("it has no values; use .to_empty(device='cpu') and load some"
+                if tensor.device.type == "meta" else "the engine computes on the CPU, use .cpu()")
+        raise ValueError(f"{name}: on {tensor.device}; {help}")
     return tensor.detach().numpy()
 
 

@@ -66,9 +66,11 @@ class Layer:
     """
 
     def __init__(self, site: str, spec: LayerSpec, hardware: Hardware,
-                 channels: int | None = None, evaluation: LayerSpec | None = None):
+                 channels: int | None = None, evaluation: LayerSpec | None = None,
+                 kind: str = "", uses: tuple[str, ...] = ()):
         self.site, self.spec, self.hardware, self.channels = site, spec, hardware, channels
         self.evaluation = spec if evaluation is None else evaluation
+        self.kind, self.uses = kind, uses  # those of its Site
         self._fracs: dict[str, int] = {}
         self.exact = True
 

@@ -1,26 +1,44 @@
 """Fixed modules: each a subclass of a torch module whose forward runs its parent's forward in a
 scope.
 
-`fix` swaps the class of a model's modules, so parameters, names and state_dict stay as they were.
+`fix` swaps the class of a model's modules, so parameters and their names stay as they were.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from emu.nn import border
+from emu.nn import sites, state
 from emu.nn.audit import visit
 from emu.nn.backend import Backend
 from emu.nn.config import Config, Site
-from emu.nn.functions import KINDS, TABLE, Entry
 from emu.nn.layer import Hardware, Layer
 from emu.nn.ops.casts import activation
-from emu.nn.scope import Frame, Region, running
+from emu.nn.scope import Frame, Region, running, within
 from emu.spec import LayerSpec
+
+
+class _Yielding:
+    """An attribute of fixed modules that gives way to one of the same name in the model itself."""
+
+    def __init__(self, find):
+        self.find, self.name, self.__doc__ = find, find.__name__, find.__doc__
+
+    def __get__(self, module, cls=None):
+        if module is None:
+            return self
+        for kept in ("_modules", "_parameters", "_buffers"):
+            if self.name in vars(module).get(kept, ()):
+                return vars(module)[kept][self.name]
+        try:
+            return getattr(super(FixedModule, module), self.name)
+        except AttributeError:
+            return self.find(module)
 
 
 class FixedModule(torch.nn.Module):
@@ -28,45 +46,115 @@ class FixedModule(torch.nn.Module):
 
     Built directly, `spec` (a LayerSpec, its mapping or its text) is its hardware, and its site is
     the name of its class, so two of one kind draw the same random operands; `fix` gives each its
-    path.
+    path. The state of its rules and draws is in its `state_dict` (see `emu.nn.state`).
     """
-
-    region: Region
 
     def __init__(self, *args, spec: LayerSpec | Mapping | str | None = None,
                  backend: Backend | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         hardware = Hardware(_Only(LayerSpec.parse(spec or {})), backend or Backend())
-        self.region = _region(type(self).__name__.lower(), self, type(self), hardware)
+        self._emu_region = _region(type(self).__name__.lower(), self, type(self), hardware)
         to_grid(self)
 
-    @property
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if FixedModule not in cls.__bases__ and "forward" in vars(cls):
+            cls.forward = _scoped(cls.forward)
+
+    @_Yielding
+    def region(self) -> Region:
+        """The hardware of the module and of the functions that it calls."""
+        return self._emu_region
+
+    @_Yielding
     def layer(self) -> Layer:
         """The hardware of the module's own operation and parameters."""
-        return self.region.parts[""]
+        return self._emu_region.parts[""]
 
     def forward(self, *args, **kwargs):
-        if torch.compiler.is_compiling() and not self.region.hardware.static:
-            return self._eager(*args, **kwargs)
-        with running(Frame(self.region, self.training)):
-            return super().forward(*args, **kwargs)
-
-    @torch.compiler.disable
-    def _eager(self, *args, **kwargs):
-        return self.forward(*args, **kwargs)
+        return _in_scope(self, super().forward, args, kwargs)
 
     def extra_repr(self) -> str:
         """The parent's line, then the hardware."""
         lines = [super().extra_repr()]
-        for name, layer in self.region.parts.items():
+        for name, layer in self._emu_region.parts.items():
             lines += [f"{name}.{key}".lstrip(".") + f": {value}"
                       for key, value in vars(layer.spec).items() if value is not None]
-        if not all(layer.exact for layer in self.region.layers().values()):
+        if not is_exact(self):
             lines.append("exact=False")
         return "\n".join(filter(None, lines))
 
     def __reduce_ex__(self, protocol):
-        return _rebuilt, (type(self).__dict__.get("base", type(self)),), self.__dict__
+        kept = getattr(self, "__getstate__", lambda: self.__dict__)()  # Python 3.10 has no default
+        return _rebuilt, (type(self).__dict__.get("base", type(self)),), kept
+
+    def get_extra_state(self) -> dict | None:
+        """The state of the module's hardware, for `state_dict`; None where there is none."""
+        own = super().get_extra_state() if self._has_extra_state else None
+        return state.saved(self._emu_region, own)
+
+    def set_extra_state(self, saved) -> None:
+        """What `get_extra_state` gave; called by `load_state_dict`."""
+        if state.is_ours(saved):
+            state.restore(self._emu_region, saved)
+            saved = saved["model"]
+        if self._has_extra_state and saved is not None:
+            super().set_extra_state(saved)
+
+    @property
+    def _has_extra_state(self) -> bool:
+        """Whether the model's own class keeps an extra state, beside that of the hardware."""
+        own = super().get_extra_state
+        return own.__func__ is not torch.nn.Module.get_extra_state
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if destination[prefix + state.KEY] is None:
+            del destination[prefix + state.KEY]
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
+                              *reports):
+        found = state.on_grid(self, self._emu_region, state_dict, prefix)
+        missing: list[str] = []
+        super()._load_from_state_dict({**state_dict, **found}, prefix, local_metadata, strict,
+                                      missing, *reports)
+        missing_keys += [key for key in missing
+                         if key != prefix + state.KEY or self._has_extra_state]
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """As torch's, but what is refused is refused before anything changes."""
+        fixed_modules = [(f"{name}." if name else "", module)
+                         for name, module in self.named_modules()
+                         if isinstance(module, FixedModule)]
+        state.check([(prefix, module._emu_region) for prefix, module in fixed_modules], state_dict)
+        for prefix, module in fixed_modules:
+            state.on_grid(module, module._emu_region, state_dict, prefix)
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+
+def _in_scope(module: FixedModule, forward, args, kwargs):
+    """forward(*args, **kwargs), its functions on the module's hardware."""
+    region = module._emu_region
+    if torch.compiler.is_compiling() and not region.hardware.static:
+        return _eager(module, forward, args, kwargs)
+    if within(region):  # called by the forward of a subclass
+        return forward(*args, **kwargs)
+    region.ran = True
+    with running(Frame(region, module.training)):
+        return forward(*args, **kwargs)
+
+
+@torch.compiler.disable
+def _eager(module: FixedModule, forward, args, kwargs):
+    return _in_scope(module, forward, args, kwargs)
+
+
+def _scoped(forward):
+    """The forward of a user's subclass of a fixed module."""
+    @functools.wraps(forward)
+    def scoped(self, *args, **kwargs):
+        return _in_scope(self, functools.partial(forward, self), args, kwargs)
+    return scoped
 
 
 class _Only:
@@ -87,13 +175,57 @@ def fixed(cls: type[torch.nn.Module]) -> type[FixedModule]:
     """The fixed subclass of a torch module's class."""
     if issubclass(cls, FixedModule):
         return cls
-    return type(cls.__name__, (FixedModule, cls), {"__module__": __name__, "base": cls, "__doc__": (
+    return type(cls.__name__, (FixedModule, cls), {"__module__": "emu.nn", "base": cls, "__doc__": (
         f"{cls.__module__}.{cls.__qualname__} on the hardware of its region.")})
 
 
 def _rebuilt(cls: type) -> FixedModule:
     cls = fixed(cls)
     return cls.__new__(cls)
+
+
+_registered: dict[str, type[FixedModule]] = {}
+
+
+def register_fix_module(cls: type[torch.nn.Module], name: str | None = None) -> type[FixedModule]:
+    """The fixed version of a user's module class, which is also `emu.nn.<name>` from here on.
+
+    Its forward runs on the hardware of its site, forward and backward; `name` (default: that of
+    the class) is what a configuration calls it by type. `fix` makes the same class by itself, and
+    any module of torch.nn is there without being registered. Raises ValueError for what is no
+    module class, a name that is taken, and a second name.
+
+    >>> class Scale(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         return torch.matmul(x, x)
+    >>> register_fix_module(Scale, "Squared")
+    <class 'emu.nn.Squared'>
+    """
+    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+        raise ValueError(f"register_fix_module {cls!r}: needs a class of torch.nn.Module; "
+                         "emu.nn.fix(model, config) takes a model")
+    name, made = name or cls.__name__, fixed(cls)
+    if not name.isidentifier():
+        raise ValueError(f"register_fix_module name {name!r}: needs a Python name")
+    old = next((old for old, kept in _registered.items() if kept is made), cls.__name__)
+    if old != name and find(old) is made:
+        raise ValueError(f"register_fix_module {cls.__qualname__}: is emu.nn.{old} already; a "
+                         "class has one name")
+    if getattr(sys.modules[__package__], name, made) is not made:
+        raise ValueError(f"register_fix_module {cls.__qualname__}: emu.nn.{name} is another class; "
+                         "give this one another name")
+    _registered[name] = made
+    if made is not cls:
+        made.__name__ = made.__qualname__ = name
+    return made
+
+
+def find(name: str) -> type[FixedModule] | None:
+    """The fixed class of this name: a registered one, or that of a module of torch.nn."""
+    cls = getattr(torch.nn, name, None)
+    if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
+        return fixed(cls)
+    return _registered.get(name)
 
 
 class Activation(FixedModule):
@@ -104,98 +236,65 @@ class Activation(FixedModule):
         return activation(self.layer, self.training, x)
 
 
-AvgPool2d = fixed(torch.nn.AvgPool2d)
-Conv2d = fixed(torch.nn.Conv2d)
-Flatten = fixed(torch.nn.Flatten)
-Linear = fixed(torch.nn.Linear)
-MaxPool2d = fixed(torch.nn.MaxPool2d)
-ReLU = fixed(torch.nn.ReLU)
-OWN = KINDS | {"Activation": Entry("activation", activation, ("Activation",), ("y", "error"))}
-
-
 def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
         backend: Backend | None = None) -> torch.nn.Module:
     """Turn a float model, in place, into one that computes on the hardware of `config`.
 
     Parameters keep their identity and are brought onto the grid of their master weights
-    (`update.weight`). `backend` (default: a new `Backend`) is shared by all layers. Raises
-    ValueError, and changes nothing, for settings that match no module.
+    (`update.weight`). `backend` (default: a new `Backend`) is shared by all layers. A fixed model,
+    or one with fixed parts, is configured anew. Raises ValueError, and changes nothing, for
+    settings that match no module.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"fix {model!r}: needs a torch.nn.Module")
     config = Config.parse(config)
     hardware, modules = Hardware(config, backend or Backend()), dict(model.named_modules())
-    sites = [_site(name, module, fixed(type(module))) for name, module in modules.items()]
-    functions = [Site(f"{site.path}.{entry.name}".lstrip("."), entry.name, entry.uses)
-                 for site in sites if not site.uses for entry in set(TABLE.values())
-                 if entry.kinds == (entry.name,)]
-    unused = config.unused(sites + functions)
-    if unused:
-        raise ValueError(f"config {unused[0]}: matches no module; there are " + ", ".join(
-            f"{site.path} ({site.kind})" for site in sites if site.uses or site.kind in OWN))
-    regions = {name: _region(name, module, fixed(type(module)), hardware)
+    classes = {name: fixed(type(module)) for name, module in modules.items()}
+    sites.check(config, [sites.site_of(name, module, classes[name])
+                         for name, module in modules.items()])
+    regions = {name: _region(name, module, classes[name], hardware)
                for name, module in modules.items()}
-    masters = [value for name, module in modules.items() if "" in regions[name].parts
-               for value in _masters(module, regions[name].parts[""])]
+    masters = [value for name, module in modules.items()
+               for value in state.masters(module, regions[name])]
     for name, module in modules.items():  # nothing is refused from here on
-        module.__class__ = fixed(type(module))
-        module.region = regions[name]
-    _put(masters)
+        module.__class__ = classes[name]
+        module._emu_region = regions[name]
+    state.put(masters)
     return model
-
-
-def _site(path: str, module: torch.nn.Module, cls: type) -> Site:
-    """The site of a module itself."""
-    kind = next((base.__name__ for base in cls.__mro__ if base.__name__ in OWN), None)
-    uses = OWN[kind].uses if kind else ()
-    if "update" not in uses and any(True for _ in module.parameters(recurse=False)):
-        uses = (*uses, "update")
-    return Site(path, kind or cls.__name__, uses)
 
 
 def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -> Region:
     """The region of a module, with the layer of its own operation and parameters."""
     region = Region(path, tuple(base.__name__ for base in cls.__mro__), hardware)
-    site = _site(path, module, cls)
-    if site.kind in OWN or site.uses:
+    site = sites.site_of(path, module, cls)
+    if site.kind in sites.OWN or site.uses:
         region.layer("", site.kind, site.uses,
-                     OWN[site.kind].channels if site.kind in OWN else None)
+                     sites.OWN[site.kind].channels if site.kind in sites.OWN else None)
     return region
 
 
 def to_grid(module: FixedModule) -> None:
     """Bring a module's own parameters into the master format of its update, if it has one."""
-    if "" in module.region.parts:
-        _put(_masters(module, module.layer))
+    state.put(state.masters(module, module._emu_region))
 
 
-def _masters(module: torch.nn.Module, layer: Layer
-             ) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
-    """The parameters of `module` and their values in the master format; changes nothing."""
-    update = layer.spec.update
-    if update is None:
-        return []
-    values = []
-    for name, parameter in module.named_parameters(recurse=False):
-        label = f"{layer.site}.{name}"
-        codes, frac = border.to_codes_for(parameter, update.weight, label)
-        found = layer.backend.cast(layer.place(f"master.{name}", False), codes,
-                                   border.holding(codes, frac), update.weight)
-        values.append((parameter, border.to_tensor(found.codes, update.weight.format,
-                                                   parameter.dtype, label)))
-    return values
-
-
-@torch.no_grad()
-def _put(masters: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
-    for parameter, value in masters:
-        parameter.copy_(value)
+def is_exact(module: FixedModule) -> bool:
+    """Whether all that a module computes is exact, as far as its forward has shown it."""
+    region = module._emu_region
+    if not region.ran and sites.computes_in_float(module, region.kinds):
+        return False
+    return all(layer.exact for layer in region.layers().values())
 
 
 def layers(model: torch.nn.Module) -> dict[str, Layer]:
-    """The hardware of every operation of a model, by its site, as far as it is known."""
+    """The hardware of every operation of a model, by its path in it, as far as it is known."""
     found = {}
-    for module in model.modules():
+    for path, module in model.named_modules():
         if isinstance(module, FixedModule):
-            found |= module.region.layers()
+            region = module._emu_region
+            for site, layer in region.layers().items():
+                below = site.removeprefix(region.path).lstrip(".")
+                found[".".join(filter(None, [path, below])) if path else site] = layer
     return found
 
 
@@ -203,4 +302,4 @@ def use_backend(model: torch.nn.Module, backend: Backend) -> None:
     """Let another backend compute for all fixed modules of a model."""
     for module in model.modules():
         if isinstance(module, FixedModule):
-            module.region.hardware.backend = backend
+            module._emu_region.hardware.backend = backend

@@ -103,5 +103,9 @@ def _changed(value, kind: type, change):
 
 def run(operation: Operation, layer: Layer, training: bool, *tensors: torch.Tensor | None
         ) -> torch.Tensor:
-    """The operation on the hardware of a layer, in autograd."""
+    """The operation on the hardware of a layer, in autograd; raises ValueError under autocast."""
+    if torch.is_autocast_enabled("cpu"):
+        raise ValueError(f"layer {layer.site!r}: autocast is active, and would choose dtypes that "
+                         "carry no codes; formats come from the configuration, so leave "
+                         "torch.autocast out around fixed modules")
     return _Run.apply(operation, layer, training, *tensors)

@@ -48,6 +48,7 @@ class Region:
         self.parts: dict[str, Layer] = {}
         self.regions: dict[str, Region] = {}
         self.alone = False  # whether it holds one function, which then takes its path
+        self.ran = False  # whether its module's forward has run: then all its layers are known
 
     def layer(self, name: str, kind: str, uses: tuple[str, ...], channels: int | None) -> Layer:
         """The layer of one function, by its name in this region."""
@@ -57,7 +58,7 @@ class Region:
             training, evaluation = (self.hardware.resolve(Site(path, kind, uses, phase))
                                     for phase in (True, False))
             found = self.parts.setdefault(name, Layer(path, training, self.hardware, channels,
-                                                      evaluation))
+                                                      evaluation, kind, uses))
         return found
 
     def path_of(self, name: str) -> str:
@@ -211,6 +212,12 @@ def running(frame: Frame):
     finally:
         while pop() is not frame:  # those above it were left by an interrupt
             pass
+
+
+def within(region: Region) -> bool:
+    """Whether torch functions run in this region now."""
+    frames = getattr(_state, "frames", [])
+    return bool(getattr(_state, "open", False) and frames and frames[-1].region is region)
 
 
 def push(frame: Frame) -> None:

@@ -1,0 +1,86 @@
+"""Which sites a model has, or may have once it runs: settings that can match none are refused."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+
+from emu.nn.config import Config, Site
+from emu.nn.functions import KINDS, TABLE, Entry
+from emu.nn.ops.casts import activation
+
+# Modules that are one operation: what a configuration may name by type.
+OWN = KINDS | {"Activation": Entry("activation", activation, ("Activation",), ("y", "error"))}
+# Where torch keeps the modules that only move values, or hold others.
+MOVES = tuple(f"torch.nn.modules.{name}" for name in (
+    "channelshuffle", "container", "flatten", "fold", "padding", "pixelshuffle"))
+
+
+def site_of(path: str, module: torch.nn.Module, cls: type) -> Site:
+    """The site of a module itself, whose fixed class is `cls`."""
+    kind = next((base.__name__ for base in cls.__mro__ if base.__name__ in OWN), None)
+    uses = OWN[kind].uses if kind else ()
+    if "update" not in uses and any(True for _ in module.parameters(recurse=False)):
+        uses = (*uses, "update")
+    return Site(path, kind or cls.__name__, uses)
+
+
+def computes_in_float(module: torch.nn.Module, kinds: tuple[str, ...]) -> bool:
+    """Whether a torch module without children has a forward that the table does not know."""
+    cls = next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn."))
+    return (not any(kind in OWN for kind in kinds) and not any(True for _ in module.children())
+            and cls not in (torch.nn.Identity, torch.nn.Module)
+            and not cls.__module__.startswith(MOVES))
+
+
+class _Place(NamedTuple):
+    """A module, for patterns: its site, whether it is one operation, and whether it is composed."""
+
+    site: Site
+    own: bool
+    composite: bool
+
+
+def check(config: Config, sites: list[Site]) -> None:
+    """Raise ValueError for the first setting that no site of a model can take.
+
+    `sites` are those of its modules. A module's functions have sites below it, which are known for
+    certain only when it runs: any function of torch may be one.
+    """
+    places = [_Place(site, site.kind in OWN, getattr(OWN.get(site.kind), "composite", False))
+              for site in sites]
+    functions = [Site(f"{place.site.path}.{entry.name}".lstrip("."), kind, entry.uses)
+                 for place in places if not place.own for entry in set(TABLE.values())
+                 for kind in entry.kinds if kind == entry.name]
+    for wrong in config.unused([*sites, *functions]):
+        part, name = wrong.split(".", 1)
+        if part == "by_type" and _is_function(name):
+            continue
+        if part == "by_name" and name in config.by_name and _below(name, places):
+            continue
+        there = [f"{site.path} ({site.kind})" for site in sites if site.uses or site.kind in OWN]
+        known = {site.kind if part == "by_type" else site.path for site in sites}
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"config {wrong}: matches no module; there are {', '.join(there)}{hint}")
+
+
+def _is_function(name: str) -> bool:
+    """Whether torch has a function of this name, which a module may call."""
+    return name.islower() and any(callable(getattr(place, name, None)) for place in (
+        torch.nn.functional, torch, torch.Tensor, torch._C._nn))
+
+
+def _below(pattern: str, places: list[_Place]) -> bool:
+    """Whether a pattern may match functions of a module, or the parts of a composed one."""
+    head, _, tail = pattern.rpartition(".")
+    if _is_function(re.sub(r"_\d+$", "", tail)) and any(
+            fnmatchcase(place.site.path, head) for place in places if not place.own):
+        return True
+    names = pattern.split(".")
+    return any(fnmatchcase(place.site.path, ".".join(names[:i]))
+               for place in places if place.composite for i in range(1, len(names)))
