@@ -28,7 +28,8 @@ from emu.nn.modules import (
     use_backend,
 )
 from emu.nn.ops.loss import cross_entropy
-from emu.nn.optim import SGD, master_codes
+from emu.nn.optim import SGD
+from emu.nn.owners import master_codes
 from emu.nn.state import fix_state_dict, load_fix_state_dict
 
 __all__ = ["SGD", "Activation", "Backend", "Config", "FixedScope", "FloatSum", "Hardware", "Layer",

@@ -32,11 +32,28 @@ class Part(NamedTuple):
     task: int  # of which backward pass it is: an aborted one leaves parts behind
 
 
+class Grid(NamedTuple):
+    """Where a parameter's gradient lies: codes from -reach to reach, of this frac."""
+
+    frac: int
+    reach: int
+
+    @property
+    def width(self) -> int:
+        """The bits of these codes."""
+        return self.reach.bit_length() + 1
+
+    def __add__(self, other: Grid) -> Grid:
+        finer = max(self.frac, other.frac)
+        return Grid(finer, sum(grid.reach << finer - grid.frac for grid in (self, other)))
+
+
 class _Watched(NamedTuple):
-    """The parts of a tensor that no fixed operation made, and the node its hook is on."""
+    """The parts of a tensor that no fixed operation made, the node its hook is on, and the hook."""
 
     parts: list[Part]
     node: object
+    hook: _Total
 
 
 _watched = WeakTensorKeyDictionary()
@@ -54,9 +71,16 @@ def parts_of(tensor: torch.Tensor) -> list[Part] | None:
     with _lock:
         kept = _watched.get(tensor)
         if kept is None or kept.node is not node:
-            kept = _watched[tensor] = _Watched([], node)
-            tensor.register_hook(_Total(kept.parts, tensor))
+            hook = _Total([], tensor)
+            kept = _watched[tensor] = _Watched(hook.parts, node, hook)
+            tensor.register_hook(hook)
     return kept.parts
+
+
+def grid_of(tensor: torch.Tensor) -> Grid | None:
+    """Where the gradients lie that are summed in `tensor.grad`; None where that is not known."""
+    kept = _watched.get(tensor)
+    return None if kept is None else kept.hook.grid
 
 
 class _Total:
@@ -65,15 +89,19 @@ class _Total:
     def __init__(self, parts: list[Part], tensor: torch.Tensor):
         self.parts, self.tensor = parts, TensorWeakRef(tensor)
         self.name = f"the gradient of a tensor {tuple(tensor.shape)}"
+        self.grid: Grid | None = None
 
     def __call__(self, grad: torch.Tensor) -> torch.Tensor:
-        total = Gradient.of(grad, self.parts)
+        total, grid = Gradient.of(grad, self.parts), None
         if total.codes is not None:
-            grad = border.to_tensor(total.codes, border.holding(total.codes, total.frac),
-                                    grad.dtype, self.name)
+            form = border.holding(total.codes, total.frac)
+            grad = border.to_tensor(total.codes, form, grad.dtype, self.name)
+            grid = Grid(form.frac, -form.lo)
         tensor = self.tensor()
         if tensor is not None and tensor.is_leaf and tensor.grad is not None:
             _prove_accumulation(tensor.grad, grad, self.name)
+            grid = grid + self.grid if grid and self.grid else None
+        self.grid = grid
         return grad
 
 

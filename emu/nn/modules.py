@@ -273,9 +273,13 @@ def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -
     return region
 
 
-def to_grid(module: FixedModule) -> None:
-    """Bring a module's own parameters into the master format of its update, if it has one."""
-    state.put(state.masters(module, module._emu_region))
+def to_grid(module: torch.nn.Module) -> None:
+    """Bring the parameters of a module and those within it into the master formats of their
+    updates, where they have them.
+    """
+    for part in module.modules():
+        if isinstance(part, FixedModule):
+            state.put(state.masters(part, part._emu_region))
 
 
 def is_exact(module: FixedModule) -> bool:

@@ -1,127 +1,279 @@
-"""SGD with momentum on codes: master weights, momentum, learning rate and gradient all cast."""
+"""SGD on codes: master weights, momentum, hyperparameters and gradients all cast."""
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from emu import engine
 from emu.nn import border
-from emu.nn.modules import FixedModule
-from emu.spec import UpdateSpec
+from emu.nn.grads import grid_of
+from emu.nn.owners import Owner, master_codes, owners_of
+from emu.number import Cast
+from emu.update import BufferSpec
+
+
+class New(NamedTuple):
+    """What a step is to write: a parameter, its weight, and the codes of its state."""
+
+    parameter: torch.nn.Parameter
+    weight: torch.Tensor
+    key: str  # "momentum" or "buffer"
+    codes: torch.Tensor
 
 
 class SGD(torch.optim.Optimizer):
-    """momentum' = cast(mu * momentum + gradient), weight' = cast(weight - lr * momentum').
+    """SGD under each layer's `update`: by an `UpdateSpec`, or a `BufferSpec`.
 
-    Works on all parameters of the fixed modules of `model`, each under its layer's `update`.
-    `lr` and `momentum` stay floats in `param_groups` for schedulers, and are cast every step.
-    The master weight is the parameter itself (grid values); the momentum is an int64 tensor of
-    codes in the optimizer's state. A step ends the step of the model's backend.
+    Works on all parameters of `model`, or on `params`: some of them, or param groups. The
+    hyperparameters stay floats in `param_groups` for schedulers, and are cast every step;
+    `clip_value` and `max_norm` limit the gradients, of a group together. The learning rate of a
+    `BufferSpec` is a power of two. The master weight is the parameter itself (grid values); the
+    momentum or buffer is an int64 tensor of codes in the optimizer's state. A step ends the step of
+    the model's backend.
     """
 
-    def __init__(self, model: torch.nn.Module, lr: float, momentum: float = 0.0):
-        groups = []
-        self.layers = {}
-        for path, module in model.named_modules():
-            if not isinstance(module, FixedModule) or "" not in module.region.parts:
-                continue
-            for name, parameter in module.named_parameters(recurse=False):
-                if module.layer.spec.update is None:
-                    raise ValueError(f"layer {path!r}: has no update; the configuration must give "
-                                     "it weight, momentum, grad, lr and mu")
-                first = self.layers.setdefault(parameter, module.layer)
-                if first.spec.update != module.layer.spec.update:
-                    raise ValueError(f"layer {path!r}: shares its {name} with {first.site!r}, "
-                                     "which updates it otherwise; give both the same update")
-                if first is module.layer:
-                    groups.append({"params": [parameter], "name": name})
-        missing = [name for name, parameter in model.named_parameters()
-                   if parameter not in self.layers]
-        if missing:
-            raise ValueError(f"parameter {missing[0]}: belongs to no fixed module; run emu.nn.fix "
-                             "on the model first")
-        if not groups:
-            raise ValueError("the model has no parameters; there is nothing to update")
-        super().__init__(groups, {"lr": lr, "momentum": momentum})
+    _step_supports_amp_scaling = True  # a GradScaler leaves the scale here: it moves a frac
+
+    def __init__(self, model: torch.nn.Module, lr: float, momentum: float = 0.0,
+                 weight_decay: float = 0.0, clip_value: float | None = None,
+                 max_norm: float | None = None, params: Iterable | None = None):
+        self.owners = owners_of(model)
+        super().__init__(model.parameters() if params is None else params, {
+            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "clip_value": clip_value,
+            "max_norm": max_norm})
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As torch's; raises ValueError, adding nothing, for what no layer updates so."""
+        super().add_param_group(param_group)
+        try:
+            for parameter in self.param_groups[-1]["params"]:
+                self._check(parameter, self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check(self, parameter: torch.nn.Parameter, group: dict) -> None:
+        """Raise ValueError where the parameter's update has not what its group asks for."""
+        if parameter not in self.owners:
+            raise ValueError(f"a parameter {tuple(parameter.shape)} is none of the model's; add "
+                             "only parameters of the model that the optimizer was made with")
+        owner = self.owners[parameter]
+        if owner.spec is None:
+            raise ValueError(f"layer {owner.layer.site!r}: has no update; the configuration must "
+                             "give it weight, momentum, grad, lr and mu")
+        for key, casts in (("momentum", ["mu"]), ("weight_decay", ["decay", "shrink"]),
+                           ("clip_value", ["clip"]), ("max_norm", ["norm"])):
+            if group[key] and not any(getattr(owner.spec, name, None) for name in casts):
+                raise ValueError(f"{owner.label}: {key} {group[key]}, and the update "
+                                 f"{owner.spec} has no {' or '.join(casts)}; add that cast, or "
+                                 f"leave {key} out")
 
     @torch.no_grad()
     def step(self, closure=None):
         """One update of every parameter that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
-        backends = {id(layer.backend): layer.backend for layer in self.layers.values()}
-        updates = [(group, self._update(group["params"][0], group)) for group in self.param_groups
-                   if group["params"][0].grad is not None]
-        for group, (weight, momentum) in updates:  # nothing is refused from here on
-            group["params"][0].copy_(weight)
-            self.state[group["params"][0]]["momentum"] = momentum
-        for backend in backends.values():
+        if getattr(self, "found_inf", 0):
+            return loss  # as a GradScaler asks
+        try:
+            zeros = _scale_exponent(getattr(self, "grad_scale", None))
+            updates = [new for group in self.param_groups for new in self._updates(group, zeros)]
+        except Exception:
+            vars(self).pop("grad_scale", None)  # which a GradScaler takes away after steps only
+            raise
+        for new in updates:  # nothing is refused from here on
+            new.parameter.copy_(new.weight)
+            self.state[new.parameter][new.key] = new.codes
+        for backend in {id(owner.layer.backend): owner.layer.backend
+                        for owner in self.owners.values()}.values():
             backend.end_step()
         return loss
 
-    def _update(self, parameter: torch.nn.Parameter, group: dict
-                ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The new weight and momentum of one parameter; changes neither."""
-        layer, name = self.layers[parameter], group["name"]
-        spec = layer.spec.update
-        label = f"{layer.site}.{name}"
-        constants = []
-        for key, cast in (("lr", "lr"), ("momentum", "mu")):
-            with engine.named(f"{layer.site}.update.{name}.{cast}"):
-                constants.append(_constant(group[key], getattr(spec, cast), f"{label}: {key}"))
-        lr, mu = constants
-        if not lr and group["lr"]:
-            warnings.warn(f"{label}: lr {group['lr']} is code 0 of {spec.lr}; the weight will not "
-                          "move", stacklevel=3)
-        codes, frac = border.to_codes_for(parameter.grad, spec.grad, f"{label}.grad")
-        grad = layer.backend.cast(layer.place(f"update.{name}.grad", True), codes,
-                                  border.holding(codes, frac), spec.grad).codes
-        momentum = self.state.get(parameter, {}).get("momentum")
-        if momentum is None:
-            momentum = torch.zeros(parameter.shape, dtype=torch.int64)
-        found = layer.backend.sgd(layer.place(f"update.{name}", True),
-                                  master_codes(parameter, spec, label), momentum.numpy(), grad,
-                                  lr, mu, spec)
-        return (border.to_tensor(found.weight, spec.weight.format, parameter.dtype, label),
-                torch.from_numpy(found.momentum))
+    def _updates(self, group: dict, zeros: int) -> list[New]:
+        """The updates of a group's parameters that have gradients; changes nothing."""
+        grads = ((parameter, self._gradient(parameter, group, zeros))
+                 for parameter in group["params"] if parameter.grad is not None)
+        if group["max_norm"]:
+            grads = self._limited(group["max_norm"], dict(grads)).items()
+        return [self._update(parameter, grad, group) for parameter, grad in grads]
+
+    def _gradient(self, parameter: torch.nn.Parameter, group: dict, zeros: int) -> np.ndarray:
+        """The gradient times 2^-zeros as codes of the update's `grad`, clipped by the group."""
+        self._check(parameter, group)
+        owner = self.owners[parameter]
+        spec, label = owner.spec, f"{owner.label}.grad"
+        if parameter.grad.is_sparse:
+            raise ValueError(f"{label}: is sparse; build the layer with sparse=False")
+        codes, frac = border.to_codes_for(
+            parameter.grad, spec.grad.with_frac(spec.grad.format.frac - zeros), label)
+        grid = grid_of(parameter)
+        form = border.holding(codes, frac)
+        # A power of two moves the frac and no bit; any other factor needs more bits than before.
+        if grid is not None and frac > grid.frac and form.width > grid.width:
+            raise ValueError(f"{label}: off the grid of 2^-{grid.frac} on which it was computed; "
+                             "something like clip_grad_norm_ changed it. Scale by powers of two; "
+                             "max_norm and clip_value of emu.nn.SGD limit gradients exactly")
+        backend = owner.layer.backend
+        grad = backend.cast(owner.place(".grad"), codes, form.with_frac(frac + zeros),
+                            spec.grad).codes
+        if group["clip_value"]:
+            limit = _constant(group["clip_value"], spec.clip, owner, "clip", "clip_value")
+            grad = backend.clip(owner.place(".clip"), grad, limit, spec)
+        return grad
+
+    def _limited(self, limit: float, grads: dict[torch.nn.Parameter, np.ndarray]
+                 ) -> dict[torch.nn.Parameter, np.ndarray]:
+        """All gradients, scaled by the power of two that brings their norm to the limit."""
+        owners = [self.owners[parameter] for parameter in grads]
+        if not owners:
+            return grads
+        norm = owners[0].spec.norm
+        for owner in owners:
+            if owner.spec.norm != norm:
+                raise ValueError(f"{owner.label}: its norm {owner.spec.norm} is not the "
+                                 f"{norm} of {owners[0].label}; one norm has one limit, so give "
+                                 "both the same cast, or put them into two param groups")
+        forms = [owner.spec.grad.format for owner in owners]
+        squares = [(owner.layer.backend.square_sum(owner.place(".square"), grad, form), form.frac)
+                   for owner, grad, form in zip(owners, grads.values(), forms, strict=True)]
+        code = _constant(limit, norm, owners[0], "norm", "max_norm")
+        shift = engine.norm_shift(squares, code, norm.format.frac)
+        if not shift:
+            return grads
+        return {parameter: owner.layer.backend.cast(
+            owner.place(".norm"), grads[parameter], form.with_frac(form.frac + shift),
+            owner.spec.grad).codes for parameter, owner, form in zip(
+                grads, owners, forms, strict=True)}
+
+    def _update(self, parameter: torch.nn.Parameter, grad: np.ndarray, group: dict) -> New:
+        owner, spec = self.owners[parameter], self.owners[parameter].spec
+        key = "buffer" if isinstance(spec, BufferSpec) else "momentum"
+        held = self.state.get(parameter, {}).get(key)
+        if held is None:
+            held = torch.zeros(parameter.shape, dtype=torch.int64)
+        weight, backend = master_codes(parameter, spec, owner.label), owner.layer.backend
+        if key == "buffer":
+            shift = _shift(group["lr"], owner.label)
+            found = backend.buffered_sgd(owner.place(), weight, held.numpy(), grad, shift, spec)
+            codes = found.buffer
+        else:
+            found = backend.sgd(owner.place(), weight, held.numpy(), grad,
+                                *_constants(group, owner), spec, _decay(group, owner))
+            codes = found.momentum
+        return New(parameter, border.to_tensor(found.weight, spec.weight.format, parameter.dtype,
+                                               owner.label), key, torch.from_numpy(codes))
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's, but momentum stays int64: torch would cast it to the parameter's dtype."""
-        super().load_state_dict(state_dict)
+        """As torch's, but codes stay int64: torch would cast them to the parameter's dtype.
+
+        Raises ValueError, and loads nothing, for codes that are not those of these parameters.
+        """
         order = [p for group in self.param_groups for p in group["params"]]
         saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        for parameter, i in zip(order, saved, strict=True):
-            if i in state_dict["state"]:
-                momentum = state_dict["state"][i]["momentum"]
-                if momentum.dtype != torch.int64:
-                    raise ValueError(f"momentum: dtype {momentum.dtype} in the state; codes are "
-                                     "int64")
-                self.state[parameter]["momentum"] = momentum.clone()
+        codes = {}
+        if len(order) == len(saved):  # which torch says better
+            codes = {p: self._loaded(p, state_dict["state"][i])
+                     for p, i in zip(order, saved, strict=True) if i in state_dict["state"]}
+        super().load_state_dict(state_dict)
+        self.state.update(codes)
+
+    def _loaded(self, parameter: torch.nn.Parameter, state: dict) -> dict[str, torch.Tensor]:
+        """The state of one parameter, checked and copied."""
+        owner = self.owners[parameter]
+        key = "buffer" if isinstance(owner.spec, BufferSpec) else "momentum"
+        if set(state) != {key}:
+            raise ValueError(f"{owner.label}: the state has {', '.join(map(str, state))}; its "
+                             f"update keeps a {key}")
+        codes, form = state[key], getattr(owner.spec, key).format
+        if codes.dtype != torch.int64:
+            raise ValueError(f"{owner.label}: {key}: dtype {codes.dtype} in the state; codes are "
+                             "int64")
+        if codes.shape != parameter.shape:
+            raise ValueError(f"{owner.label}: {key}: shape {tuple(codes.shape)} in the state; the "
+                             f"parameter has {tuple(parameter.shape)}")
+        if codes.numel() and not form.lo <= codes.min() <= codes.max() <= form.hi:
+            raise ValueError(f"{owner.label}: {key}: codes from {codes.min()} to {codes.max()} in "
+                             f"the state; {form} holds {form.lo} to {form.hi}")
+        return {key: codes.clone()}
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "owners": self.owners}
 
 
-def master_codes(parameter: torch.Tensor, spec: UpdateSpec, name: str) -> np.ndarray:
-    """The master weight's codes; raises ValueError where the parameter left its grid."""
-    form = spec.weight.format
-    codes, frac = border.to_codes(parameter, name)
-    if not codes.any():
-        return codes
-    shift = form.frac - frac
-    low, high = int(codes.min()), int(codes.max())
-    if shift < 0 or low << shift < form.lo or high << shift > form.hi:
-        raise ValueError(f"{name}: off the grid of its master format {form}; something other than "
-                         "this optimizer changed it. emu.nn.to_grid(module) brings it back")
-    return codes << shift
+def _scale_exponent(scale: torch.Tensor | None) -> int:
+    """The e of a gradient scale 2^e. Raises ValueError for another scale."""
+    if scale is None:
+        return 0
+    mantissa, exponent = math.frexp(float(scale))
+    if mantissa != 0.5:
+        raise ValueError(f"a gradient scale of {float(scale)} is no power of two, and would round "
+                         "every gradient; give the GradScaler an init_scale, growth_factor and "
+                         "backoff_factor that are powers of two")
+    return exponent - 1
 
 
-def _constant(value: float, cast, name: str) -> int:
+def _constants(group: dict, owner: Owner) -> tuple[int, int]:
+    """The codes of lr and mu; warns where an lr is lost."""
+    spec = owner.spec
+    lr = _constant(group["lr"], spec.lr, owner, "lr", "lr")
+    if not lr and group["lr"]:
+        warnings.warn(f"{owner.label}: lr {group['lr']} is code 0 of {spec.lr}; the weight will "
+                      "not move", stacklevel=2)
+    return lr, _constant(group["momentum"], spec.mu, owner, "mu", "momentum")
+
+
+def _decay(group: dict, owner: Owner) -> int:
+    """The code of the weight decay; warns where it is lost."""
+    spec, decay = owner.spec, group["weight_decay"]
+    if not decay:
+        return 0
+    name = "decay" if spec.shrink is None else "shrink"
+    what, factor = ("weight_decay", decay) if spec.shrink is None else (
+        f"lr {group['lr']} times weight_decay {decay},", group["lr"] * decay)
+    code = _constant(factor, getattr(spec, name), owner, name, what)
+    if not code and factor:
+        warnings.warn(f"{owner.label}: {what} {factor} is code 0 of {getattr(spec, name)}; the "
+                      "weight will not decay", stacklevel=2)
+    return code
+
+
+def _shift(lr: float, label: str) -> int:
+    """The shift of a buffer's learning rate, rounded down to a power of two with a warning."""
+    mantissa, exponent = math.frexp(lr)
+    if not 0 < lr < math.inf:
+        raise ValueError(f"{label}: lr {lr}: the rate of a gradient buffer is a shift; use a power "
+                         "of two above 0")
+    if mantissa != 0.5:
+        warnings.warn(f"{label}: lr {lr} is no power of two; the buffer shifts by "
+                      f"{1 - exponent}, a rate of {2.0 ** (exponent - 1)}", stacklevel=2)
+    return 1 - exponent
+
+
+def _constant(value: float, to: Cast, owner: Owner, name: str, key: str) -> int:
+    """A hyperparameter's code, recorded as the cast `name` where someone watches."""
     try:
-        found = engine.cast_full(*engine.encode_for(np.float64(value), cast), cast)
+        if engine.watching() is None:
+            code, outside = _coded(float(value), to)
+        else:
+            with engine.named(f"{owner.layer.site}.update.{owner.name}.{name}"):
+                code, outside = _coded.__wrapped__(float(value), to)
     except ValueError as error:
-        raise ValueError(f"{name} {value}: {error}") from None
-    if found.outside:
-        low, high = (code * cast.format.step for code in cast.range)
-        raise ValueError(f"{name} {value}: outside {cast}, which holds {low} to {high}; widen it "
-                         "in the layer's update")
-    return int(found.codes)
+        raise ValueError(f"{owner.label}: {key} {value}: {error}") from None
+    if outside:
+        low, high = (code * to.format.step for code in to.range)
+        raise ValueError(f"{owner.label}: {key} {value}: outside {to}, which holds {low} to "
+                         f"{high}; widen it in the layer's update")
+    return code
+
+
+@lru_cache(1 << 10)
+def _coded(value: float, to: Cast) -> tuple[int, int]:
+    """(code, whether it was out of range) of a number."""
+    found = engine.cast_full(*engine.encode_for(np.float64(value), to), to)
+    return int(found.codes), found.outside

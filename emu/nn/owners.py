@@ -1,0 +1,72 @@
+"""Which layer each parameter of a model belongs to, and the codes of its master weight."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from emu.nn import border
+from emu.nn.backend import Place
+from emu.nn.layer import Layer
+from emu.nn.modules import FixedModule
+from emu.update import BufferSpec, UpdateSpec
+
+
+class Owner(NamedTuple):
+    """The layer that updates a parameter, and the parameter's name there."""
+
+    layer: Layer
+    name: str
+
+    @property
+    def label(self) -> str:
+        """The parameter's path."""
+        return f"{self.layer.site}.{self.name}"
+
+    @property
+    def spec(self) -> UpdateSpec | BufferSpec:
+        """How the parameter is updated."""
+        return self.layer.spec.update
+
+    def place(self, part: str = "") -> Place:
+        """The place of a part of the update."""
+        return self.layer.place(f"update.{self.name}{part}", True)
+
+
+def owners_of(model: torch.nn.Module) -> dict[torch.nn.Parameter, Owner]:
+    """The first layer of each parameter of the fixed modules of a model.
+
+    Raises ValueError where two layers share a parameter and update it otherwise.
+    """
+    owners = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, FixedModule) or "" not in module._emu_region.parts:
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            first = owners.setdefault(parameter, Owner(module.layer, name))
+            if first.spec != module.layer.spec.update:
+                raise ValueError(f"layer {path!r}: shares its {name} with {first.layer.site!r}, "
+                                 "which updates it otherwise; give both the same update")
+    missing = [name for name, parameter in model.named_parameters() if parameter not in owners]
+    if missing:
+        raise ValueError(f"parameter {missing[0]}: belongs to no fixed module; run emu.nn.fix "
+                         "on the model first")
+    if not owners:
+        raise ValueError("the model has no parameters; there is nothing to update")
+    return owners
+
+
+def master_codes(parameter: torch.Tensor, spec: UpdateSpec | BufferSpec, name: str) -> np.ndarray:
+    """The master weight's codes; raises ValueError where the parameter left its grid."""
+    form = spec.weight.format
+    codes, frac = border.to_codes(parameter, name)
+    if not codes.any():
+        return codes
+    shift = form.frac - frac
+    low, high = int(codes.min()), int(codes.max())
+    if shift < 0 or low << shift < form.lo or high << shift > form.hi:
+        raise ValueError(f"{name}: off the grid of its master format {form}; something other than "
+                         "this optimizer changed it. emu.nn.to_grid(module) brings it back")
+    return codes << shift
