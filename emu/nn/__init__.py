@@ -1,8 +1,9 @@
 """Networks whose every sum runs on the hardware: torch modules over the integer engine.
 
 `fix(model, config)` turns a float model into one; `fixed_scope(config)` runs any model so; `SGD`
-updates its codes; `audit()` proves that no float sum slips by. `emu.nn.X` is the fixed version of
-any module `torch.nn.X`. Needs torch, which the extra `emu[train]` installs.
+updates its codes, `FloatMasters` brings any other optimizer; `audit()` proves that no float sum
+slips by. `emu.nn.X` is the fixed version of any module `torch.nn.X`. Needs torch, which the extra
+`emu[train]` installs.
 """
 
 try:
@@ -15,6 +16,7 @@ from emu.nn import checkpoint as checkpoint  # which has torch's work on the har
 from emu.nn.audit import FloatSum, audit, host
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Config, Site
+from emu.nn.float_masters import FloatMasters
 from emu.nn.layer import Hardware, Layer
 from emu.nn.models import FixedScope, fixed_scope
 from emu.nn.modules import (
@@ -32,9 +34,9 @@ from emu.nn.optim import SGD
 from emu.nn.owners import master_codes
 from emu.nn.state import fix_state_dict, load_fix_state_dict
 
-__all__ = ["SGD", "Activation", "Backend", "Config", "FixedScope", "FloatSum", "Hardware", "Layer",
-           "Place", "Site", "audit", "cross_entropy", "fix", "fix_state_dict", "fixed_scope",
-           "host", "is_exact", "layers", "load_fix_state_dict", "master_codes",
+__all__ = ["SGD", "Activation", "Backend", "Config", "FixedScope", "FloatMasters", "FloatSum",
+           "Hardware", "Layer", "Place", "Site", "audit", "cross_entropy", "fix", "fix_state_dict",
+           "fixed_scope", "host", "is_exact", "layers", "load_fix_state_dict", "master_codes",
            "register_fix_module", "to_grid", "use_backend"]
 
 
