@@ -28,8 +28,8 @@ EXACT = {
     "argsort", "cat", "clone", "constant_pad_nd", "empty_like", "equal", "fill_", "flip",
     "full_like", "gather", "index", "index_select", "isfinite", "masked_fill", "max", "min",
     "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "nonzero", "ones_like",
-    "repeat", "roll", "select_backward", "select_scatter", "slice_backward", "slice_scatter",
-    "sort", "stack", "topk", "tril", "triu", "where", "zero_", "zeros_like",
+    "repeat", "roll", "scatter", "select_backward", "select_scatter", "slice_backward",
+    "slice_scatter", "sort", "stack", "topk", "tril", "triu", "where", "zero_", "zeros_like",
 }
 
 
@@ -55,7 +55,8 @@ class _Auditor(TorchDispatchMode):
             return _proved_sum(func, *args, **(kwargs or {}))
         if name in ("_to_copy", "copy_"):
             return _proved_copy(func, *args, **(kwargs or {}))
-        if not func.is_view and name not in EXACT and any(
+        exact = name in EXACT and "reduce" not in func._overloadname
+        if not func.is_view and not exact and any(
                 isinstance(x, torch.Tensor) and x.is_floating_point()
                 for x in _flat([*args, *(kwargs or {}).values()])):
             raise FloatSum(f"{func}: float arithmetic outside the hardware, after layer "

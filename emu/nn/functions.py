@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from emu.nn.ops import contract, elementwise, move, norm, pool, softmax, table
+from emu.nn.ops import contract, elementwise, move, norm, pool, rectify, reduce, softmax, table
 from emu.spec import LayerSpec
 
 ALL = tuple(f.name for f in fields(LayerSpec) if f.name != "norm")
@@ -66,7 +66,7 @@ for names, entry in {
     (T.__setitem__,): Entry("setitem", move.setitem, ("setitem",), NONE),
     (T.copy_,): Entry("copy", move.copy, ("copy",), NONE),
     (torch.where,): Entry("where", move.where, ("where",), NONE),
-    (T.where,): Entry("where", move.where_method, ("where",), NONE),
+    (T.where,): Entry("self_where", move.where_method, ("self_where",), NONE),
     (torch.masked_fill, T.masked_fill, T.masked_fill_): Entry(
         "masked_fill", move.masked_fill, ("masked_fill",), NONE),
     (F.pad,): Entry("pad", move.pad, ("pad", *(
@@ -76,7 +76,7 @@ for names, entry in {
                           ("w", "error", "grad_w", "update")),
     (F.interpolate,): Entry("interpolate", partial(move.any_move, F.interpolate), ("Upsample",),
                             NONE, takes=lambda *args, mode="nearest", **_: mode == "nearest"),
-    (F.unfold,): Entry("unfold", partial(move.any_move, F.unfold), ("Unfold",), NONE),
+    (F.unfold,): Entry("im2col", partial(move.any_move, F.unfold), ("Unfold",), NONE),
     (F.linear,): Entry("linear", contract.linear, ("Linear",), ALL, -1),
     (torch.conv2d,): Entry("conv2d", contract.conv2d, ("Conv2d",), ALL, 1),
     (torch.conv1d,): Entry("conv1d", contract.conv1d, ("Conv1d",), ALL, 1),
@@ -87,11 +87,50 @@ for names, entry in {
     (torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, torch.Tensor.matmul, torch.Tensor.bmm,
      torch.Tensor.mm, torch.Tensor.mv, torch.Tensor.dot, torch.Tensor.__matmul__): Entry(
          "matmul", contract.matmul, ("matmul",), PRODUCT),
-    (F.relu, F.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_): Entry(
-        "relu", pool.relu, ("ReLU",), NONE),
-    (F.max_pool2d, F.max_pool2d_with_indices): Entry("max_pool2d", pool.max_pool2d, ("MaxPool2d",),
-                                                     NONE),
-    (F.avg_pool2d,): Entry("avg_pool2d", pool.avg_pool2d, ("AvgPool2d",), ("y", "error"), -3),
+    (F.relu, F.relu_, torch.relu, torch.relu_, T.relu, T.relu_): Entry(
+        "relu", rectify.relu, ("ReLU",), NONE),
+    (F.relu6,): Entry("relu6", rectify.relu6, ("ReLU6",), NONE),
+    (F.leaky_relu, F.leaky_relu_): Entry("leaky_relu", rectify.leaky_relu, ("LeakyReLU",), LOOKUP),
+    (torch.prelu, T.prelu): Entry("prelu", rectify.prelu, ("PReLU",), (*PAIR, "update")),
+    (F.hardtanh, F.hardtanh_): Entry("hardtanh", rectify.hardtanh, ("Hardtanh",), NONE),
+    (F.threshold, F.threshold_): Entry("threshold", rectify.threshold, ("Threshold",), NONE),
+    (torch.clamp, T.clamp, T.clamp_, torch.clip, T.clip, T.clip_): Entry(
+        "clamp", rectify.clamp, ("clamp",), NONE),
+    (torch.clamp_min, T.clamp_min, T.clamp_min_): Entry(
+        "clamp_min", rectify.clamp_min, ("clamp_min",), NONE),
+    (torch.clamp_max, T.clamp_max, T.clamp_max_): Entry(
+        "clamp_max", rectify.clamp_max, ("clamp_max",), NONE),
+    (torch.maximum, T.maximum): Entry("maximum", rectify.maximum, ("maximum",), NONE),
+    (torch.minimum, T.minimum): Entry("minimum", rectify.minimum, ("minimum",), NONE),
+    (torch.max, T.max): Entry("max", rectify.largest, ("max",), NONE, takes=rectify.takes_extreme),
+    (torch.min, T.min): Entry("min", rectify.smallest, ("min",), NONE,
+                              takes=rectify.takes_extreme),
+    (F.dropout,): Entry("dropout", rectify.dropout, ("Dropout",), NONE, composite=True),
+    (F.dropout1d, F.dropout2d, F.dropout3d): Entry(
+        "feature_dropout", rectify.feature_dropout, ("Dropout1d", "Dropout2d", "Dropout3d"), NONE,
+        composite=True),
+    (F.max_pool1d, F.max_pool1d_with_indices): Entry(
+        "max_pool1d", partial(pool.max_pool, 1), ("MaxPool1d",), NONE),
+    (F.max_pool2d, F.max_pool2d_with_indices): Entry(
+        "max_pool2d", partial(pool.max_pool, 2), ("MaxPool2d",), NONE),
+    (F.adaptive_max_pool1d, F.adaptive_max_pool1d_with_indices): Entry(
+        "adaptive_max_pool1d", partial(pool.adaptive_max_pool, 1), ("AdaptiveMaxPool1d",), NONE),
+    (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices): Entry(
+        "adaptive_max_pool2d", partial(pool.adaptive_max_pool, 2), ("AdaptiveMaxPool2d",), NONE),
+    (F.avg_pool1d,): Entry("avg_pool1d", partial(pool.avg_pool, 1), ("AvgPool1d",),
+                           ("y", "error"), -2),
+    (F.avg_pool2d,): Entry("avg_pool2d", partial(pool.avg_pool, 2), ("AvgPool2d",),
+                           ("y", "error"), -3),
+    (F.adaptive_avg_pool1d,): Entry("adaptive_avg_pool1d", partial(pool.adaptive_avg_pool, 1),
+                                    ("AdaptiveAvgPool1d",), ("y", "error"), -2),
+    (F.adaptive_avg_pool2d,): Entry("adaptive_avg_pool2d", partial(pool.adaptive_avg_pool, 2),
+                                    ("AdaptiveAvgPool2d",), ("y", "error"), -3),
+    (torch.sum, T.sum): Entry("sum", reduce.total, ("sum",), ("y", "error"),
+                              takes=reduce.in_own_dtype),
+    (torch.mean, T.mean): Entry("mean", reduce.mean, ("mean",), ("y", "error"),
+                                takes=reduce.in_own_dtype),
+    (torch.amax, T.amax): Entry("amax", reduce.amax, ("amax",), NONE),
+    (torch.amin, T.amin): Entry("amin", reduce.amin, ("amin",), NONE),
     (F.batch_norm,): Entry("batch_norm", norm.batch_norm,
                            ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"), NORM, 1),
     (F.cross_entropy,): Entry("cross_entropy", softmax.cross_entropy, ("CrossEntropyLoss",),

@@ -1,6 +1,11 @@
-"""Pooling and rectification: comparisons, exact sums, and divisions by an area."""
+"""Pooling: comparisons, exact sums, and divisions by an area.
+
+A line (..., W) is a plane one pixel high.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
@@ -8,66 +13,57 @@ from emu import engine
 from emu.nn import border
 from emu.nn.layer import Codes, Layer
 from emu.nn.operation import Operation, run
-from emu.nn.ops.contract import pair
+from emu.nn.ops.contract import pair, single
 
 
-class _Relu(Operation):
-    def forward(self, layer, training, x):
-        codes, frac = border.to_codes(x, f"{layer.site}.x")
-        self.passes = codes > 0
-        return Codes(np.maximum(codes, 0), border.holding(codes, frac), None)
+class _MaxPool(Operation):
+    """The maximum under each window: `pool` gives it and its pixel."""
 
-    def backward(self, layer, training, gradient, needs):
-        return [gradient.masked(self.passes).exact(f"{layer.site}.error")]
-
-
-def relu(layer: Layer, training: bool, input):
-    """torch.relu: a comparison, exact."""
-    return run(_Relu(), layer, training, input)
-
-
-class _MaxPool2d(Operation):
-    def __init__(self, windows):
-        self.windows = windows
+    def __init__(self, pool, axes: int):
+        self.pool, self.axes = pool, axes
 
     def forward(self, layer, training, x):
         codes, frac = border.to_codes(x, f"{layer.site}.x")
-        out, self.index = engine.max_pool2d(codes, *self.windows)
-        self.size = x.shape[-2:]
-        return Codes(out, border.holding(out, frac), None)
+        planes = _planes(codes, self.axes)
+        out, self.index = self.pool(planes)
+        self.size = planes.shape[-2:]
+        return Codes(_lines(out, self.axes), border.holding(out, frac), None)
 
     def backward(self, layer, training, gradient, needs):
         error = gradient.exact(f"{layer.site}.error")
-        out = engine.max_pool2d_grad(error.codes, self.index, self.size)
-        return [Codes(out, border.holding(out, error.form.frac), None)]
+        out = engine.max_pool2d_grad(_planes(error.codes, self.axes), self.index, self.size)
+        return [Codes(_lines(out, self.axes), border.holding(out, error.form.frac), None)]
 
 
-def max_pool2d(layer: Layer, training: bool, input, kernel_size, stride=None, padding=0, dilation=1,
-               ceil_mode=False, return_indices=False):
-    """torch.nn.functional.max_pool2d on codes; the gradients of overlapping windows add exactly."""
-    if pair(dilation) != (1, 1) or ceil_mode or return_indices:
-        raise ValueError(f"layer {layer.site!r}: max pooling has no dilation, ceil_mode or "
-                         "return_indices here; leave them at their defaults")
-    return run(_MaxPool2d((kernel_size, stride or kernel_size, padding)), layer, training, input)
+class _AvgPool(Operation):
+    """The sum under each window, divided in the cast y; `spread` is the sums' backward."""
 
-
-class _AvgPool2d(Operation):
-    def __init__(self, windows, include):
-        self.windows, self.include = windows, include
+    def __init__(self, sums, spread, axes: int):
+        self.sums, self.spread, self.axes = sums, spread, axes
 
     def forward(self, layer, training, x):
         codes, frac = border.to_codes(x, f"{layer.site}.x")
-        sums, self.divisor = engine.window_sums(codes, *self.windows,
-                                                count_include_pad=self.include)
+        planes = _planes(codes, self.axes)
+        sums, self.divisor = self.sums(planes)
+        self.size = planes.shape[-2:]
         out = divided(layer, "y", sums, self.divisor, frac, training)
-        self.size, self.passes = x.shape[-2:], out.passes
-        return out
+        self.passes = None if out.passes is None else _lines(out.passes, self.axes)
+        return out._replace(codes=_lines(out.codes, self.axes))
 
     def backward(self, layer, training, gradient, needs):
         error = gradient.masked(self.passes).exact(f"{layer.site}.error")
-        error = divided(layer, "error", error.codes, self.divisor, error.form.frac, training)
-        out = engine.window_spread(error.codes, self.size, *self.windows)
-        return [Codes(out, border.holding(out, error.form.frac), None)]
+        error = divided(layer, "error", _planes(error.codes, self.axes), self.divisor,
+                        error.form.frac, training)
+        out = self.spread(error.codes, self.size)
+        return [Codes(_lines(out, self.axes), border.holding(out, error.form.frac), None)]
+
+
+def _planes(x: np.ndarray, axes: int) -> np.ndarray:
+    return x if axes == 2 else x[..., None, :]
+
+
+def _lines(x: np.ndarray, axes: int) -> np.ndarray:
+    return x if axes == 2 else x[..., 0, :]
 
 
 def divided(layer: Layer, name: str, codes, divisor, frac: int, training: bool) -> Codes:
@@ -85,11 +81,57 @@ def divided(layer: Layer, name: str, codes, divisor, frac: int, training: bool) 
     return layer.divide(name, codes, divisor, border.holding(codes, frac), training)
 
 
-def avg_pool2d(layer: Layer, training: bool, input, kernel_size, stride=None, padding=0,
-               ceil_mode=False, count_include_pad=True, divisor_override=None):
-    """torch.nn.functional.avg_pool2d: the window's sum, divided in the cast y (backward: error)."""
+def _sliding(axes: int, kernel_size, stride, padding) -> tuple:
+    """(kernel, stride, padding) of planes."""
+    sizes = kernel_size, kernel_size if stride in (None, [], ()) else stride, padding
+    if axes == 2:
+        return sizes
+    return tuple((unit, single(size)) for unit, size in zip((1, 1, 0), sizes, strict=True))
+
+
+def _adaptive(axes: int, x, output_size) -> tuple[int, int]:
+    """The output's size in planes; None keeps that of x."""
+    sizes = (1, single(output_size)) if axes == 1 else pair(output_size)
+    return tuple(n if size is None else size for n, size in zip(
+        _planes(np.empty(x.shape, np.bool_), axes).shape[-2:], sizes, strict=True))
+
+
+def max_pool(axes: int, layer: Layer, training: bool, input, kernel_size, stride=None, padding=0,
+             dilation=1, ceil_mode=False, return_indices=False):
+    """torch's max_pool1d and 2d on codes; the gradients of overlapping windows add exactly."""
+    dilation = single(dilation) if axes == 1 else dilation
+    if pair(dilation) != (1, 1) or ceil_mode or return_indices:
+        raise ValueError(f"layer {layer.site!r}: max pooling has no dilation, ceil_mode or "
+                         "return_indices here; leave them at their defaults")
+    kernel, stride, padding = _sliding(axes, kernel_size, stride, padding)
+    pool = partial(engine.max_pool2d, kernel=kernel, stride=stride, padding=padding)
+    return run(_MaxPool(pool, axes), layer, training, input)
+
+
+def adaptive_max_pool(axes: int, layer: Layer, training: bool, input, output_size,
+                      return_indices=False):
+    """torch's adaptive_max_pool1d and 2d on codes."""
+    if return_indices:
+        raise ValueError(f"layer {layer.site!r}: adaptive max pooling has no return_indices here; "
+                         "leave it at its default")
+    pool = partial(engine.adaptive_max_pool2d, out=_adaptive(axes, input, output_size))
+    return run(_MaxPool(pool, axes), layer, training, input)
+
+
+def avg_pool(axes: int, layer: Layer, training: bool, input, kernel_size, stride=None, padding=0,
+             ceil_mode=False, count_include_pad=True, divisor_override=None):
+    """torch's avg_pool1d and 2d: the window's sum, divided in the cast y (backward: error)."""
     if ceil_mode or divisor_override is not None:
         raise ValueError(f"layer {layer.site!r}: average pooling has no ceil_mode or "
                          "divisor_override here; leave them at their defaults")
-    windows = (kernel_size, stride or kernel_size, padding)
-    return run(_AvgPool2d(windows, count_include_pad), layer, training, input)
+    kernel, stride, padding = _sliding(axes, kernel_size, stride, padding)
+    windows = {"kernel": kernel, "stride": stride, "padding": padding}
+    sums = partial(engine.window_sums, **windows, count_include_pad=count_include_pad)
+    return run(_AvgPool(sums, partial(engine.window_spread, **windows), axes), layer, training,
+               input)
+
+
+def adaptive_avg_pool(axes: int, layer: Layer, training: bool, input, output_size):
+    """torch's adaptive_avg_pool1d and 2d: the window's sum, divided in the cast y and error."""
+    sums = partial(engine.adaptive_sums, out=_adaptive(axes, input, output_size))
+    return run(_AvgPool(sums, engine.adaptive_spread, axes), layer, training, input)
