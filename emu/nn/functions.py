@@ -10,7 +10,18 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from emu.nn.ops import contract, elementwise, move, norm, pool, rectify, reduce, softmax, table
+from emu.nn.ops import (
+    contract,
+    einsum,
+    elementwise,
+    move,
+    norm,
+    pool,
+    rectify,
+    reduce,
+    softmax,
+    table,
+)
 from emu.spec import LayerSpec
 
 ALL = tuple(f.name for f in fields(LayerSpec) if f.name != "norm")
@@ -87,6 +98,7 @@ for names, entry in {
     (torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, torch.Tensor.matmul, torch.Tensor.bmm,
      torch.Tensor.mm, torch.Tensor.mv, torch.Tensor.dot, torch.Tensor.__matmul__): Entry(
          "matmul", contract.matmul, ("matmul",), PRODUCT),
+    (torch.einsum,): Entry("einsum", einsum.einsum, ("einsum",), NONE, composite=True),
     (F.relu, F.relu_, torch.relu, torch.relu_, T.relu, T.relu_): Entry(
         "relu", rectify.relu, ("ReLU",), NONE),
     (F.relu6,): Entry("relu6", rectify.relu6, ("ReLU6",), NONE),
