@@ -259,9 +259,16 @@ def test_what_was_expected_in_float_is_exact_once_it_has_shown_so():
 
 @pytest.mark.parametrize("part, name", [
     ("by_type", "matmul"), ("by_type", "log_sigmoid"), ("by_name", "matmul"),
-    ("by_name", "matmul_3"), ("by_name", "log_sigmoid"), ("by_name", "fc"), ("by_name", "*fc")])
+    ("by_type", "ReLU"), ("by_name", "matmul_3"), ("by_name", "log_sigmoid"), ("by_name", "fc"),
+    ("by_name", "*fc")])
 def test_settings_of_functions_that_a_module_may_call_are_taken(part, name):
-    nn.fix(Twice(), {**DEFAULT, part: {name: {"x": "s8f4"}}})
+    nn.fix(Twice(), {**DEFAULT, part: {name: {} if name == "ReLU" else {"x": "s8f4"}}})
+
+
+@pytest.mark.parametrize("name", ["ReLU", "matmul"])
+def test_a_container_calls_no_functions(name):
+    with pytest.raises(ValueError, match=f"by_type.{name}: matches no module"):
+        nn.fix(torch.nn.Sequential(torch.nn.Linear(2, 2)), {**DEFAULT, "by_type": {name: {}}})
 
 
 @pytest.mark.parametrize("part, name, message", [

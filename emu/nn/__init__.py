@@ -32,12 +32,13 @@ from emu.nn.modules import (
 from emu.nn.ops.loss import cross_entropy
 from emu.nn.optim import SGD
 from emu.nn.owners import master_codes
+from emu.nn.report import Row, table
 from emu.nn.state import fix_state_dict, load_fix_state_dict
 
 __all__ = ["SGD", "Activation", "Backend", "Config", "FixedScope", "FloatMasters", "FloatSum",
-           "Hardware", "Layer", "Place", "Site", "audit", "cross_entropy", "fix", "fix_state_dict",
-           "fixed_scope", "host", "is_exact", "layers", "load_fix_state_dict", "master_codes",
-           "register_fix_module", "to_grid", "use_backend"]
+           "Hardware", "Layer", "Place", "Row", "Site", "audit", "cross_entropy", "fix",
+           "fix_state_dict", "fixed_scope", "host", "is_exact", "layers", "load_fix_state_dict",
+           "master_codes", "register_fix_module", "table", "to_grid", "use_backend"]
 
 
 def __getattr__(name: str):

@@ -250,7 +250,7 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
     config = Config.parse(config)
     hardware, modules = Hardware(config, backend or Backend()), dict(model.named_modules())
     classes = {name: fixed(type(module)) for name, module in modules.items()}
-    sites.check(config, [sites.site_of(name, module, classes[name])
+    sites.check(config, [(sites.site_of(name, module, classes[name]), module)
                          for name, module in modules.items()])
     regions = {name: _region(name, module, classes[name], hardware)
                for name, module in modules.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 import torch
 
@@ -37,30 +36,30 @@ def computes_in_float(module: torch.nn.Module, kinds: tuple[str, ...]) -> bool:
             and not cls.__module__.startswith(MOVES))
 
 
-class _Place(NamedTuple):
-    """A module, for patterns: its site, whether it is one operation, and whether it is composed."""
+def _calls(module: torch.nn.Module) -> bool:
+    """Whether a module's forward may call functions itself: torch's containers call modules."""
+    owner = next(base for base in type(module).__mro__
+                 if "forward" in vars(base) and base.__module__ != "emu.nn.modules")
+    return owner.__module__ not in ("torch.nn.modules.container", "torch.nn.modules.module")
 
-    site: Site
-    own: bool
-    composite: bool
 
-
-def check(config: Config, sites: list[Site]) -> None:
+def check(config: Config, modules: list[tuple[Site, torch.nn.Module]]) -> None:
     """Raise ValueError for the first setting that no site of a model can take.
 
-    `sites` are those of its modules. A module's functions have sites below it, which are known for
-    certain only when it runs: any function of torch may be one.
+    `modules` are those of the model, each with its site. Its functions have sites below it, which
+    are known for certain only when it runs: any function of torch may be one.
     """
-    places = [_Place(site, site.kind in OWN, getattr(OWN.get(site.kind), "composite", False))
-              for site in sites]
-    functions = [Site(f"{place.site.path}.{entry.name}".lstrip("."), kind, entry.uses)
-                 for place in places if not place.own for entry in set(TABLE.values())
-                 for kind in entry.kinds if kind == entry.name]
+    sites = [site for site, _ in modules]
+    callers = [site.path for site, module in modules if site.kind not in OWN and _calls(module)]
+    composed = [site.path for site in sites if site.kind in OWN and OWN[site.kind].composite]
+    functions = [Site(f"{path}.{entry.name}".lstrip("."), entry.kinds[0], entry.uses)
+                 for path in callers for entry in set(TABLE.values())]
     for wrong in config.unused([*sites, *functions]):
         part, name = wrong.split(".", 1)
-        if part == "by_type" and _is_function(name):
+        if part == "by_type" and callers and _is_function(name):
             continue
-        if part == "by_name" and name in config.by_name and _below(name, places):
+        if part == "by_name" and name in config.by_name and _below(name, callers, composed + [
+                site.path for site in functions if OWN[site.kind].composite]):
             continue
         there = [f"{site.path} ({site.kind})" for site in sites if site.uses or site.kind in OWN]
         known = {site.kind if part == "by_type" else site.path for site in sites}
@@ -75,12 +74,12 @@ def _is_function(name: str) -> bool:
         torch.nn.functional, torch, torch.Tensor, torch._C._nn))
 
 
-def _below(pattern: str, places: list[_Place]) -> bool:
-    """Whether a pattern may match functions of a module, or the parts of a composed one."""
+def _below(pattern: str, callers: list[str], composed: list[str]) -> bool:
+    """Whether a pattern may match functions that modules call, or parts of composed ones."""
     head, _, tail = pattern.rpartition(".")
-    if _is_function(re.sub(r"_\d+$", "", tail)) and any(
-            fnmatchcase(place.site.path, head) for place in places if not place.own):
+    if _is_function(re.sub(r"_\d+$", "", tail)) and any(fnmatchcase(path, head)
+                                                        for path in callers):
         return True
     names = pattern.split(".")
-    return any(fnmatchcase(place.site.path, ".".join(names[:i]))
-               for place in places if place.composite for i in range(1, len(names)))
+    return any(fnmatchcase(path, ".".join(names[:i]))
+               for path in composed for i in range(1, len(names)))
