@@ -165,7 +165,7 @@ def test_a_fixed_rule_looks_at_no_tensor(cast_for):
 
 def test_each_phase_may_have_hardware_of_its_own():
     phases = {"x": {"training": "s5f2 ties_even sat", "evaluation": "s4f1 ties_even sat"},
-              "forward": {"training": {"acc": "s16 sat"}, "evaluation": {"acc": "s9 wrap"}},
+              "forward": {"training": {"acc": "s16 sat"}, "evaluation": {"acc": "s6 wrap"}},
               "y": {"training": "s6f1 ties_even sat", "evaluation": "none"}}
     both = give(nn.fix(torch.nn.Linear(6, 4), {"default": {**HARDWARE, **phases}}), W, B)
     for i, phase in enumerate(("training", "evaluation")):

@@ -278,6 +278,18 @@ def test_a_fixed_part_of_a_float_model_trains_and_is_saved():
     assert torch.equal(fresh.eval()(batch(1)[0]), model.eval()(batch(1)[0]))
 
 
+def test_a_fixed_part_of_a_float_model_refuses_another_format():
+    def mixed(x):
+        model = torch.nn.Sequential(torch.nn.Linear(4, 2))
+        nn.fix(model[0], {"default": {**CONFIG["default"], "x": x}})
+        return model
+    model, other = mixed("s6 auto:max"), mixed("s7 auto:max")
+    before = kept(other)
+    with pytest.raises(ValueError, match=r"^layer '0': x is s6 in the state and s7 in this model"):
+        other.load_state_dict(model.state_dict())
+    assert kept(other) == before
+
+
 class Cast3(torch.utils.data.Dataset):
     """Samples that a worker casts."""
 

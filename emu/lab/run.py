@@ -130,11 +130,10 @@ def _checkpoint(path: Path) -> dict:
 @torch.no_grad()
 def codes(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Integer tensors and their formats: masters (`fc1.weight`) and MAC operands (`fc1.w`)."""
-    tensors, formats = {}, {}
+    tensors, formats, modules = {}, {}, dict(model.named_modules())
     for site, layer in nn.layers(model).items():
-        module = model.get_submodule(site)
         for name, operand in (("weight", "w"), ("bias", "b")):
-            parameter = getattr(module, name, None)
+            parameter = getattr(modules.get(site), name, None)  # functions have none
             if parameter is None:
                 continue
             master = nn.master_codes(parameter, layer.spec.update, f"{site}.{name}")

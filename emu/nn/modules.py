@@ -114,6 +114,7 @@ class FixedModule(torch.nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               *reports):
+        state.check([(prefix, self._emu_region)], state_dict)
         found = state.on_grid(self, self._emu_region, state_dict, prefix)
         missing: list[str] = []
         super()._load_from_state_dict({**state_dict, **found}, prefix, local_metadata, strict,
