@@ -136,7 +136,8 @@ def test_a_subclass_runs_all_of_its_forward_on_the_hardware():
     with nn.audit():
         y, want = module(x), plain(x)
     assert torch.equal(y, torch.cat([want, want.relu()], -1))
-    assert list(nn.layers(module)) == ["doubled", "doubled.1", "doubled.relu"]
+    assert list(nn.layers(module)) == ["doubled", "doubled.1", "doubled.relu",
+                                       "doubled.cat"]
 
 
 def test_a_subclass_is_copied_pickled_and_fixed():

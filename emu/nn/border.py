@@ -26,16 +26,18 @@ def to_numpy(tensor: torch.Tensor, name: str) -> np.ndarray:
 
 def to_codes(tensor: torch.Tensor, name: str) -> tuple[np.ndarray, int]:
     """A tensor of grid values as (int64 codes, frac), exactly, at the coarsest frac."""
+    floats = to_numpy(tensor, name)
     try:
-        return engine.encode(to_numpy(tensor, name))
+        return engine.encode(floats)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def to_codes_for(tensor: torch.Tensor, to: Cast, name: str) -> tuple[np.ndarray, int]:
     """A tensor of any finite floats as (int64 codes, frac) from which the cast `to` is exact."""
+    floats = to_numpy(tensor, name)
     try:
-        return engine.encode_for(to_numpy(tensor, name), to)
+        return engine.encode_for(floats, to)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 

@@ -103,10 +103,6 @@ class Frame:
         if entry is None or not any(x.is_floating_point() for x in _tensors(args, kwargs)) or (
                 entry.takes is not None and not entry.takes(*args, **kwargs)):
             return self._other(func, args, kwargs)
-        if torch.is_autocast_enabled("cpu"):
-            raise ValueError(f"{self.region.path or func.__name__}: runs under torch.autocast, "
-                             "whose half floats carry no codes; leave autocast out, or put "
-                             "torch.autocast('cpu', enabled=False) around the fixed model")
         target = kwargs.pop("out", None)
         if kwargs.pop("inplace", False) or in_place(func):
             target = args[0]
