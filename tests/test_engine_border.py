@@ -298,3 +298,31 @@ def test_an_empty_tensor_keeps_the_last_frac():
     got = (engine.cast_for(rule, np.array([]), 4),
            engine.cast_for_codes(rule, np.array([], int), 3, 4))
     assert got == (rule.with_frac(4),) * 2
+
+
+EDGES = [0.0, -0.0, 1e-40, -1e-40, 0.5, -0.5, 1.5, -2.5, 1e5, -1e5, 3e9, -3e9, 2.0**61, -(2.0**70)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("overflow", ["wrap", "sat", "sat_sym", "sat_zero"])
+@pytest.mark.parametrize("form", ["s8f4", "u5", "s4f-1", "s24f20", "s31f8", "s8f-9", "s55f4"])
+def test_quantizing_in_one_pass_is_encoding_and_casting(form, overflow, dtype):
+    rng = np.random.default_rng(0)
+    step = 2.0**-Format.parse(form).frac
+    x = np.concatenate([rng.normal(0, 4, 99), rng.normal(0, 1e-6, 20), EDGES[:12],
+                        np.arange(-40, 41) * step / 4]).astype(dtype)
+    for values in (x, np.concatenate([x, EDGES]).astype(dtype), x[:0]):
+        for mode in [*(mode.name.lower() for mode in DETERMINISTIC), "stochastic4"]:
+            to = Cast.parse(f"{form} {mode} {overflow}")
+            rand = rng.integers(0, 16, values.shape) if to.rand_bits else None
+            want = engine.cast_full(*engine.encode_for(values, to), to, rand)
+            got = engine.quantize_full(values, to, rand)
+            assert got.codes.dtype == want.codes.dtype and got.outside == want.outside
+            assert np.array_equal(got.codes, want.codes)
+            assert np.array_equal(got.inside, want.inside)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_quantizing_refuses_what_is_not_finite(value):
+    with pytest.raises(ValueError, match="is not finite"):
+        engine.quantize_full(np.array([1, value]), Cast.parse("s8 sat"))

@@ -16,6 +16,7 @@ from emu.engine.casts import (
     encode_for,
     passes,
     quantize,
+    quantize_full,
 )
 from emu.engine.conv import Geometry, conv2d, conv2d_grad_input, conv2d_grad_weight
 from emu.engine.conv_kinds import (
@@ -97,7 +98,7 @@ __all__ = [
     "conv_transpose2d_grad_weight", "cross_entropy", "dequantize", "divide", "encode", "encode_for",
     "frozen_norm", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad",
     "monitor", "multiply_shift", "named", "narrowed", "norm_shift", "norm_statistics",
-    "offer_int_mm", "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale",
-    "resumed", "running_norm", "sgd", "softmax", "square_sum", "squares_mac", "table_entries",
-    "watching", "window_spread", "window_sums",
+    "offer_int_mm", "passes", "quantize", "quantize_full", "random_operands", "relu", "relu_grad",
+    "rescale", "resumed", "running_norm", "sgd", "softmax", "square_sum", "squares_mac",
+    "table_entries", "watching", "window_spread", "window_sums",
 ]

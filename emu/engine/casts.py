@@ -10,6 +10,7 @@ from emu.engine.kernels.border import encode_array, exponents
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
+from emu.engine.kernels.quantize import quantize_lanes
 from emu.engine.monitor import watching
 from emu.engine.watched import watch_cast
 from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding
@@ -164,6 +165,38 @@ def quantize(x, to: Cast, rand=None) -> np.ndarray:
     array([ 1,  3, -6], dtype=int8)
     """
     return cast(*encode_for(x, to), to, rand)
+
+
+def quantize_full(x, to: Cast, rand=None, loads=None) -> Casted:
+    """`cast_full` of what `encode_for` gives, in one pass where that is exact."""
+    floats = np.asarray(x)
+    found = None
+    if watching() is None and floats.dtype in (np.float32, np.float64):
+        found = _one_pass(floats, to, operands_of(to, floats.shape, rand, loads))
+    return found or cast_full(*encode_for(floats, to), to, rand, loads)
+
+
+def _one_pass(x: np.ndarray, to: Cast, rand: np.ndarray) -> Casted | None:
+    """Codes from floats times a power of two; None where the lane would not hold them."""
+    guard = to.rand_bits + 2  # bits below the cast, the lowest of them sticky
+    frac = to.format.frac + guard
+    c = lane_cast(frac, to)
+    # The least float64 is 2^-1074: times 2^0 or more no bit of any float is lost below.
+    if not 0 <= frac <= 900 or to.format.width + guard > BORDER_BITS or lane_for(c, 63) is None:
+        return None
+    flat, lane = flattened(x, x.dtype), np.empty(0, np.int64)
+    out = np.empty(x.shape, dtype_of(to.format))
+    outside = launch(quantize_lanes, CAST * x.size, flat, 2.0**frac, c, lane, rand, out.reshape(-1))
+    if outside < 0:
+        return None
+    inside = np.broadcast_to(np.True_, x.shape)
+    if outside:
+        whole, least = np.empty(x.shape, np.int64), Format(BORDER_BITS, to.format.frac)
+        wide = Cast(least, to.rounding, rand_bits=to.rand_bits)
+        launch(quantize_lanes, CAST * x.size, flat, 2.0**frac, lane_cast(frac, wide), lane, rand,
+               whole.reshape(-1))
+        inside = (to.range[0] <= whole) & (whole <= to.range[1])
+    return Casted(out, inside, int(outside))
 
 
 def dequantize(codes, form: Format) -> np.ndarray:

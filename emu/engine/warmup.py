@@ -55,6 +55,12 @@ def jobs() -> Iterator[tuple[str, Callable]]:
                                        loads=[1] * 16)
     yield "ranges", partial(ranges.cast_for_codes, Rule.parse("s4 auto:sweep"), A, 0, None)
     yield "float border", partial(casts.quantize, A * 0.25, Cast.parse("s8 ties_even sat"))
+    for dtype in (np.float32, np.float64):
+        for width in (8, 16, 32):
+            for rounding in ("ties_even", "stochastic8"):
+                to = Cast.parse(f"s{width}f2 {rounding} sat")
+                yield (f"{np.dtype(dtype)} to {width} bits, {rounding}", partial(
+                    casts.quantize_full, A.astype(dtype), to, loads=[1] * 16))
     yield "pooling", _pooling
     yield "batch norm", _norm
     yield "tables", _tables

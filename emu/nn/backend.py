@@ -58,6 +58,14 @@ class Backend:
         with _named(place):
             return engine.cast_full(codes, form.frac, to, self._operands(place, codes.shape, to))
 
+    def quantize(self, place: Place, floats: np.ndarray, to: Cast) -> engine.Casted:
+        """Floats as codes of `to`: what `cast` makes of their exact codes, in one pass."""
+        if type(self).cast is not Backend.cast:  # another one computes casts
+            codes, frac = engine.encode_for(floats, to)
+            return self.cast(place, codes, _holding(codes, frac), to)
+        with _named(place):
+            return engine.quantize_full(floats, to, self._operands(place, floats.shape, to))
+
     def divide(self, place: Place, codes: np.ndarray, divisor: np.ndarray, form: Format, to: Cast
                ) -> engine.Casted:
         """Codes (..., H, W) of `form` over whole divisors (H, W), as codes of `to`."""
@@ -174,3 +182,7 @@ class Backend:
 
 def _named(place: Place):
     return engine.named(f"{place.site}.{place.name}", place.axis)
+
+
+def _holding(codes: np.ndarray, frac: int) -> Format:
+    return Format.holding(int(codes.min(initial=-1)), int(codes.max(initial=0)), frac)

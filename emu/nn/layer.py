@@ -115,9 +115,13 @@ class Layer:
         label = f"{self.site}.{name}"
         to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
             rule, border.to_numpy(tensor, label), last))
-        codes, frac = border.to_codes_for(tensor, to, label)
+        floats = border.to_numpy(tensor, label)
+        try:
+            found = self.backend.quantize(self.place(name, training), floats, to)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
         self.fracs |= chosen
-        return self._cast(name, codes, border.holding(codes, frac), to, training)
+        return self._codes(found, to)
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""

@@ -15,9 +15,9 @@ from emu.nn.ops.reduce import amax, amin
 
 class _Relu(Operation):
     def forward(self, layer, training, x):
-        codes, frac = border.to_codes(x, f"{layer.site}.x")
-        self.passes = codes > 0
-        return Codes(np.maximum(codes, 0), border.holding(codes, frac), None)
+        border.to_numpy(x, f"{layer.site}.x")
+        self.passes = (x.detach() > 0).numpy()
+        return x.detach().clamp(min=0)
 
     def backward(self, layer, training, gradient, needs):
         return [gradient.masked(self.passes).exact(f"{layer.site}.error")]
