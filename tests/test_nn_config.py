@@ -125,6 +125,12 @@ def test_empty_parts_of_a_yaml_text_are_no_settings():
      "config default.x.train: unknown key 'train': did you mean 'training'"),
     ({"default": {"x": {"evaluation": "s8 auto"}}},
      "config default.x.evaluation: unknown scale rule 'auto'"),
+    ({"default": {"norm": {"xhatt": "s8"}}},
+     "config default.norm.xhatt: unknown key 'xhatt': did you mean 'xhat'"),
+    ({"default": {"forward": {"acc": "s20", "reload": "yes"}}},
+     "config default.forward.reload: 'yes': write true or false"),
+    ({"default": {"norm": {"eps_var": "tiny"}}},
+     "config default.norm.eps_var: 'tiny': Input should be a valid integer"),
     ({"default": {"update": {"training": {}}}},
      "config default.update.training: unknown key 'training': known: weight, momentum"),
 ])
@@ -189,7 +195,8 @@ def test_phases_may_be_a_text(text):
     assert got == ["s8f4 to_neg wrap", "None"]
 
 
-FULL = {"default": {**HARDWARE, "update": UPDATE, "x": {"training": "s6 auto:max", "evaluation":
+FULL = {"default": {**HARDWARE, "norm": {"xhat": "s12f8", "unbiased": "false", "eps_std": "1"},
+                    "update": UPDATE, "x": {"training": "s6 auto:max", "evaluation":
                                                         "s6 fixed ties_even"}},
         "by_type": {"Linear": {"y": "none", "forward": {"acc": "s20 sat", "lanes": 4, "tile": 8,
                                                         "outer": "s24 sat", "reload": True}}},

@@ -320,6 +320,44 @@ def test_codes_and_formats_of_every_parameter_and_buffer():
     assert (found["1.count"]["codes"].item(), found["1.count"]["format"]) == (3, "s64f0")
 
 
+NORM = {"default": {**HARDWARE, "update": UPDATE, "norm": {
+    "running_mean": "s12f6 ties_even sat", "running_var": "u12f6 ties_even sat"}}}
+
+
+def normed(config=NORM) -> torch.nn.Module:
+    """A batch norm whose running statistics have formats."""
+    return nn.fix(torch.nn.Sequential(torch.nn.BatchNorm1d(2)), config)
+
+
+def test_running_statistics_are_codes_and_load_back():
+    model, fresh = normed(), normed()
+    model(torch.randn(5, 2, generator=torch.Generator().manual_seed(0)))
+    found = nn.fix_state_dict(model)
+    assert {name: kept["format"] for name, kept in found.items()} == {
+        "0.weight": "s16f10", "0.bias": "s16f10", "0.running_mean": "s12f6",
+        "0.running_var": "u12f6", "0.num_batches_tracked": "s64f0"}
+    assert found["0.running_var"]["codes"].tolist() == codes(model[0].running_var, 6)
+    nn.load_fix_state_dict(fresh, found)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), fresh.buffers(), strict=True))
+
+
+def test_a_float_checkpoint_brings_running_statistics_to_their_grid():
+    floats, model = torch.nn.Sequential(torch.nn.BatchNorm1d(2)), normed()
+    floats[0].running_mean.copy_(torch.tensor([0.3, -40.0]))
+    model.load_state_dict(floats.state_dict(), strict=True)
+    to = Cast.parse(NORM["default"]["norm"]["running_mean"])
+    assert codes(model[0].running_mean, 6) == [
+        reference.quantize(x, to) for x in floats[0].running_mean.tolist()]
+
+
+def test_running_statistics_of_a_state_may_not_leave_their_grid():
+    model, fresh = normed(), normed()
+    state = model.state_dict()
+    state["0.running_var"] = torch.tensor([1.001, 1.0])
+    with pytest.raises(ValueError, match=r"^0.running_var: off the grid of its master form"):
+        fresh.load_state_dict(state)
+
+
 def test_without_an_update_the_codes_are_those_of_the_operands():
     model = nn.fix(torch.nn.Linear(2, 1), {"default": HARDWARE})
     with torch.no_grad():

@@ -33,6 +33,18 @@ def to_codes(tensor: torch.Tensor, name: str) -> tuple[np.ndarray, int]:
         raise ValueError(f"{name}: {error}") from None
 
 
+def codes_in(tensor: torch.Tensor, form: Format, name: str) -> np.ndarray:
+    """The codes of a tensor that is on the grid of `form`; raises ValueError where it is not."""
+    codes, frac = to_codes(tensor, name)
+    if not codes.any():
+        return codes
+    shift = form.frac - frac
+    if shift < 0 or int(codes.min()) << shift < form.lo or int(codes.max()) << shift > form.hi:
+        raise ValueError(f"{name}: off the grid of its master format {form}; something other than "
+                         "this optimizer changed it. emu.nn.to_grid(module) brings it back")
+    return codes << shift
+
+
 def to_codes_for(tensor: torch.Tensor, to: Cast, name: str) -> tuple[np.ndarray, int]:
     """A tensor of any finite floats as (int64 codes, frac) from which the cast `to` is exact."""
     floats = to_numpy(tensor, name)

@@ -45,8 +45,9 @@ def owners_of(model: torch.nn.Module) -> dict[torch.nn.Parameter, Owner]:
         if not isinstance(module, FixedModule) or "" not in module._emu_region.parts:
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            first = owners.setdefault(parameter, Owner(module.layer, name))
-            if first.spec != module.layer.spec.update:
+            layer = module._emu_region.parts[""]
+            first = owners.setdefault(parameter, Owner(layer, name))
+            if first.spec != layer.spec.update:
                 raise ValueError(f"layer {path!r}: shares its {name} with {first.layer.site!r}, "
                                  "which updates it otherwise; give both the same update")
     missing = [name for name, parameter in model.named_parameters() if parameter not in owners]
@@ -60,13 +61,4 @@ def owners_of(model: torch.nn.Module) -> dict[torch.nn.Parameter, Owner]:
 
 def master_codes(parameter: torch.Tensor, spec: UpdateSpec | BufferSpec, name: str) -> np.ndarray:
     """The master weight's codes; raises ValueError where the parameter left its grid."""
-    form = spec.weight.format
-    codes, frac = border.to_codes(parameter, name)
-    if not codes.any():
-        return codes
-    shift = form.frac - frac
-    low, high = int(codes.min()), int(codes.max())
-    if shift < 0 or low << shift < form.lo or high << shift > form.hi:
-        raise ValueError(f"{name}: off the grid of its master format {form}; something other than "
-                         "this optimizer changed it. emu.nn.to_grid(module) brings it back")
-    return codes << shift
+    return border.codes_in(parameter, spec.weight.format, name)

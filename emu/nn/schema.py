@@ -94,6 +94,15 @@ TENSOR = _text(parse_cast, Cast | Rule, "a cast, or a format without frac and th
                "chooses it", ["s8f4 ties_even sat", "s8 auto:max ties_even sat", "s8 fixed"])
 
 
+def _truth(value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError(f"{value!r}: write true or false")
+    return str(value).lower() == "true"
+
+
+BOOL = Annotated[bool, BeforeValidator(_checked(_truth))]
+
+
 def _none(value: Any) -> Any:
     return None if str(value).lower() == "none" else value
 
@@ -101,7 +110,8 @@ def _none(value: Any) -> Any:
 def _type(hint: Any):
     """The pydantic type of a spec's field."""
     options = [x for x in (typing.get_args(hint) or (hint,)) if x is not types.NoneType]
-    known = {(Format,): FORMAT, (Cast,): CAST, (Cast, Rule): TENSOR}
+    known = {(Format,): FORMAT, (Cast,): CAST, (Cast, Rule): TENSOR,
+             (bool,): BOOL}
     specs = [x for x in options if is_dataclass(x) and x not in (Format, Cast, Rule)]
     return known.get(tuple(options)) or (partial(*specs) if specs else options[0])
 

@@ -166,6 +166,11 @@ def _in_format(module: torch.nn.Module, region: Region
     if layer is not None and layer.spec.update is not None:
         for name, parameter in module.named_parameters(recurse=False):
             yield name, parameter, layer, layer.spec.update.weight
+    if layer is not None and layer.spec.norm is not None:
+        for name in ("running_mean", "running_var"):
+            buffer, to = getattr(module, name, None), getattr(layer.spec.norm, name)
+            if buffer is not None and to is not None:
+                yield name, buffer, layer, to
 
 
 def _gridded(layer: Layer, name: str, value: torch.Tensor, to: Cast, dtype: torch.dtype
@@ -228,26 +233,13 @@ def _codes_of(module: torch.nn.Module, name: str, tensor: torch.Tensor, label: s
     if region is not None:
         for each, _, _, to in _in_format(module, region):
             if each == name:
-                return _exactly(tensor, to, label), to.format
+                return border.codes_in(tensor, to.format, label), to.format
         layer, operand = region.parts.get(""), {"weight": "w", "bias": "b"}.get(name)
         if layer is not None and operand and layer.cast_of(operand, False) is not None:
             entered = layer.enter(operand, tensor, False)
             return entered.codes, entered.form
     codes, frac = border.to_codes(tensor, label)
     return codes, border.holding(codes, frac)
-
-
-def _exactly(tensor: torch.Tensor, to: Cast, label: str):
-    """The codes of a tensor in the format of `to`; raises ValueError where it has none there."""
-    codes, frac = border.to_codes(tensor, label)
-    form = to.format
-    if codes.any():
-        shift = form.frac - frac
-        if shift < 0 or int(codes.min()) << shift < form.lo or int(codes.max()) << shift > form.hi:
-            raise ValueError(f"{label}: off the grid of its master format {form}; "
-                             "emu.nn.to_grid(module) brings it back")
-        codes = codes << shift
-    return codes
 
 
 @torch.no_grad()
