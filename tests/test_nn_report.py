@@ -87,6 +87,7 @@ def test_binary_points_and_phases_are_shown():
                       "error": "s8f4 to_neg wrap | none"}
     assert rows(model)["0"].formats["y"] == (
         "s8 auto:max to_neg sat (f5) | s8 fixed to_neg sat (f5)")
+    assert "y: s8 auto:max to_neg sat (f5) | s8 fixed to_neg sat (f5)" in repr(model)
 
 
 def test_a_module_that_will_compute_in_float_is_listed_before_it_runs(capsys):

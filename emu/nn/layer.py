@@ -91,6 +91,18 @@ class Layer:
         """What computes."""
         return self.hardware.backend
 
+    def texts(self) -> dict[str, str]:
+        """Each setting as text: a rule with its binary point, evaluation's after a bar if other."""
+        found = {}
+        for name in vars(self.spec):
+            both = [getattr(spec, name) for spec in (self.spec, self.evaluation)]
+            texts = [f"{value} (f{self.fracs[name]})"
+                     if isinstance(value, Rule) and name in self.fracs else str(value or "none")
+                     for value in both]
+            if any(value is not None for value in both):
+                found[name] = texts[0] if texts[0] == texts[1] else " | ".join(texts)
+        return found
+
     def cast_of(self, name: str, training: bool) -> Cast | Rule | None:
         """The cast or rule of one tensor in this phase, None where it leaves as it is.
 

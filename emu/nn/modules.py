@@ -78,8 +78,8 @@ class FixedModule(torch.nn.Module):
         """The parent's line, then the hardware."""
         lines = [super().extra_repr()]
         for name, layer in self._emu_region.parts.items():
-            lines += [f"{name}.{key}".lstrip(".") + f": {value}"
-                      for key, value in vars(layer.spec).items() if value is not None]
+            lines += [f"{name}.{key}".lstrip(".") + f": {text}"
+                      for key, text in layer.texts().items()]
         if not is_exact(self):
             lines.append("exact=False")
         return "\n".join(filter(None, lines))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +11,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from emu.nn.layer import Layer
 from emu.nn.modules import FixedModule, is_exact, layers
-from emu.number import Rule
-from emu.spec import LayerSpec, MacSpec
+from emu.spec import MacSpec
 
 
 class Row(NamedTuple):
@@ -83,7 +80,7 @@ class _Counting:
 
 
 def _rows(model: torch.nn.Module, macs: Counter | None) -> list[Row]:
-    found = {path: Row(path, layer.kind, _formats(layer),
+    found = {path: Row(path, layer.kind, layer.texts(),
                        None if macs is None else macs[layer.hardware.key, layer.site], layer.exact)
              for path, layer in layers(model).items()}
     for path, module in model.named_modules():
@@ -93,22 +90,6 @@ def _rows(model: torch.nn.Module, macs: Counter | None) -> list[Row]:
             elif not any(key.startswith(f"{path}.") or not path for key in found):
                 found[path] = Row(path, type(module).__name__, {}, None, False)
     return list(found.values())
-
-
-def _formats(layer: Layer) -> dict[str, str]:
-    found = {}
-    for name in (field.name for field in fields(LayerSpec)):
-        both = [_text(getattr(spec, name), layer.fracs.get(name))
-                for spec in (layer.spec, layer.evaluation)]
-        if any(both):
-            found[name] = both[0] if both[0] == both[1] else " | ".join(x or "none" for x in both)
-    return found
-
-
-def _text(value, frac: int | None) -> str | None:
-    if isinstance(value, Rule) and frac is not None:
-        return f"{value} (f{frac})"
-    return None if value is None else str(value)
 
 
 def _table(name: str, rows: list[Row]) -> Table:
