@@ -402,3 +402,24 @@ def test_codes_of_a_master_off_its_grid_are_refused():
         model[2].bias += 2.0**-12
     with pytest.raises(ValueError, match=r"^2.bias: off the grid of its master format s16f10"):
         nn.fix_state_dict(model)
+
+
+class Composed(torch.nn.Module):
+    """A module that calls a function which is composed of others."""
+
+    def forward(self, x):
+        return torch.einsum("bij,bkj->bik", x, x)
+
+
+def test_layers_inside_composed_functions_come_back():
+    rules = dict.fromkeys(("x", "w"), "s6 auto:max ties_even sat")
+    model, fresh = (nn.fix(torch.nn.Sequential(Composed()), {"default": {**HARDWARE, **rules}})
+                    for _ in range(2))
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(4))
+    model(x)
+    fresh.load_state_dict(saved_and_loaded(model.state_dict()), strict=True)
+    points = {path: layer.fracs for path, layer in nn.layers(fresh).items() if layer.fracs}
+    assert points == {"0.einsum.matmul": {"x": 3, "w": 3}}
+    assert kept(fresh) == kept(model)
+    assert torch.equal(fresh.eval()(64 * x), model.eval()(64 * x))
+    assert list(nn.layers(fresh)) == list(nn.layers(model))
