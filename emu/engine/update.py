@@ -11,7 +11,7 @@ from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrow
 from emu.engine.casts import cast_full, operands_of
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, lane_cast, lane_for
-from emu.engine.kernels.update import Step, buffered_lanes, sgd_lanes
+from emu.engine.kernels.update import Parts, Step, buffered_lanes, parts_lanes, sgd_lanes
 from emu.engine.monitor import named, watching
 from emu.number import Cast, Format
 from emu.spec import MacSpec
@@ -51,26 +51,45 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
                          "decay or shrink")
     constants = {name: _constant(spec, name, code) for name, code in constants.items()}
     rands = {"momentum": rand_momentum, "nesterov": rand_nesterov, "weight": rand_weight}
-    shifts, casts, lane = _plan(spec)
-    if lane is None or watching() is not None:
+    plan = _plan(spec)
+    if plan.lane is None or watching() is not None:
         return _sgd_by_casts(spec, state, constants, rands)
-    step = Step(constants["lr"], constants["mu"], *shifts)
-    rands = [operands_of(to, state["grad"].shape, rands[name]) for name, to in
-             (("momentum", spec.momentum), ("weight", spec.weight))]
-    return Updated(*_run(sgd_lanes, spec, state, lane, step, *casts, *rands))
+    drawn = [operands_of(getattr(spec, name), state["grad"].shape, rands[name])
+             for name in spec.sums]
+    step = Step(constants["lr"], constants["mu"], *plan.ups)
+    if plan.parts is None:
+        return Updated(*_run(sgd_lanes, spec, state, plan.lane, step, *plan.casts, *drawn))
+    casts = plan.casts
+    if spec.nesterov is None:
+        casts, drawn = (casts[0], *casts), (drawn[0], *drawn)  # of no use
+    parts = plan.parts._replace(**{name: code for name, code in constants.items()
+                                   if name in Parts._fields})
+    return Updated(*_run(parts_lanes, spec, state, plan.lane, step, parts, *casts, *drawn))
+
+
+class _Plan(NamedTuple):
+    """How the kernels compute an update; `parts` are None where it has none."""
+
+    ups: tuple[int, ...]  # zeros that align the addends: `Step`
+    parts: Parts | None  # without their factors
+    casts: tuple[LaneCast, ...]  # of each sum
+    lane: np.dtype | None  # in which all of them are exact
 
 
 @functools.lru_cache(1 << 8)
-def _plan(spec: UpdateSpec) -> tuple:
-    """(zeros that align the addends of two sums, their casts, a lane for both, if there is one)."""
+def _plan(spec: UpdateSpec) -> _Plan:
+    ups = {(name, *factors): spec.sum_frac(name) - spec.term_frac(factors)
+           for name, terms in spec.sums.items() for _, *factors in terms}
+    moved = "momentum" if spec.nesterov is None else "nesterov"
+    parts = None
+    if any(getattr(spec, name) for name in ("decay", "shrink", "nesterov")):
+        parts = Parts(0, ups.get(("momentum", "decay", "weight"), 0), 0,
+                      ups.get(("weight", "shrink", "weight"), 0), int(spec.nesterov is not None))
     casts = {name: lane_cast(spec.sum_frac(name), getattr(spec, name)) for name in spec.sums}
-    lane = _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items()))
-    if spec.nesterov is not None or any(len(terms) > 2 for terms in spec.sums.values()):
-        lane = None  # which the kernel does not have
-    shifts = (spec.sum_frac(name) - spec.term_frac(factors) for name, factors in (
-        ("momentum", ["grad"]), ("momentum", ["mu", "momentum"]), ("weight", ["weight"]),
-        ("weight", ["lr", "momentum"])))
-    return tuple(shifts), tuple(casts.values()), lane
+    return _Plan((ups["momentum", "grad"], ups["momentum", "mu", "momentum"],
+                  ups["weight", "weight"], ups["weight", "lr", moved]), parts,
+                 tuple(casts.values()),
+                 _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items())))
 
 
 def _constant(spec: UpdateSpec, name: str, code: int) -> int:

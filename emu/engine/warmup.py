@@ -106,9 +106,9 @@ def _tables() -> None:
 
 
 def _update(dtypes: tuple) -> None:
-    spec = UpdateSpec.parse({"weight": "s8", "momentum": "s16", "grad": "s8", "lr": "u4f4",
-                             "mu": "u4f4"})
+    casts = {"weight": "s8", "momentum": "s16", "grad": "s8", "lr": "u4f4", "mu": "u4f4"}
     buffer = BufferSpec.parse({"weight": "s8", "buffer": "s16f6", "grad": "s8"})
     state = [np.zeros((3, 4), dtype) for dtype in dtypes]
-    update.sgd(*state, 1, 1, spec)
+    update.sgd(*state, 1, 1, UpdateSpec.parse(casts))
+    update.sgd(*state, 1, 1, UpdateSpec.parse(casts | {"nesterov": "s16"}))
     update.buffered_sgd(*state, 0, buffer)

@@ -25,6 +25,16 @@ class Step(NamedTuple):
     move_up: int
 
 
+class Parts(NamedTuple):
+    """The constants of weight decay and Nesterov momentum: 0 where an update has them not."""
+
+    decay: int
+    decay_up: int
+    shrink: int
+    shrink_up: int
+    ahead: int
+
+
 @kernel
 def stray(x, bounds):
     """Whether a code is outside the bounds, which its dtype holds."""
@@ -86,6 +96,60 @@ def sgd_lanes(weight, momentum, grad, bounds, rails, step, to_momentum, to_weigh
         found = sgd_chunk(weight[a:b], momentum[a:b], grad[a:b], rails, step, to_momentum,
                           to_weight, rand_m[a:b], rand_w[a:b], new_weight[a:b],
                           new_momentum[a:b])
+        outside_w += found[0]
+        outside_m += found[1]
+    return outside_w, outside_m, strays == 0
+
+
+@kernel
+def parts_chunk(weight, momentum, grad, rails, step, parts, to_momentum, to_ahead, to_weight,
+                rand_m, rand_n, rand_w, new_weight, new_momentum):
+    """`parts_lanes` on one thread."""
+    lane = rails.dtype.type
+    grad_up, momentum_up = lane(step.grad_up), lane(step.momentum_up)
+    weight_up, move_up = lane(step.weight_up), lane(step.move_up)
+    decay_up, shrink_up = lane(parts.decay_up), lane(parts.shrink_up)
+    to_momentum, to_ahead, to_weight = (in_lane(to_momentum, rails), in_lane(to_ahead, rails),
+                                        in_lane(to_weight, rails))
+    lr, mu = lane(np.int32(-step.lr)), lane(np.int32(step.mu))
+    decay, shrink = lane(np.int32(parts.decay)), lane(np.int32(-parts.shrink))
+    outside_w, outside_m = lane(0), lane(0)
+    for i in range(weight.size):
+        held = lane(weight[i])
+        gradient = np.add(np.left_shift(lane(grad[i]), grad_up),
+                          np.left_shift(np.multiply(decay, held), decay_up))
+        total = np.add(gradient, np.left_shift(np.multiply(mu, lane(momentum[i])), momentum_up))
+        whole = rounded(np.left_shift(total, to_momentum.up), to_momentum, operand(rand_m, i),
+                        rails)
+        code = fitted(whole, to_momentum, rails)
+        outside_m = np.add(outside_m, lane(code != whole))
+        new_momentum[i] = code
+        if parts.ahead:
+            total = np.add(gradient, np.left_shift(np.multiply(mu, code), momentum_up))
+            code = fitted(rounded(np.left_shift(total, to_ahead.up), to_ahead, operand(rand_n, i),
+                                  rails), to_ahead, rails)
+        total = np.add(np.add(np.left_shift(held, weight_up),
+                              np.left_shift(np.multiply(lr, code), move_up)),
+                       np.left_shift(np.multiply(shrink, held), shrink_up))
+        whole = rounded(total, to_weight, operand(rand_w, i), rails)
+        code = fitted(whole, to_weight, rails)
+        outside_w = np.add(outside_w, lane(code != whole))
+        new_weight[i] = code
+    return np.int64(outside_w), np.int64(outside_m)
+
+
+@kernel(parallel=True)
+def parts_lanes(weight, momentum, grad, bounds, rails, step, parts, to_momentum, to_ahead,
+                to_weight, rand_m, rand_n, rand_w, new_weight, new_momentum):
+    """`sgd_lanes` with weight decay and Nesterov momentum."""
+    outside_w, outside_m, strays = 0, 0, 0
+    for k in prange((weight.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(weight.size, (k + 1) * CHUNK)
+        strays += (stray(weight[a:b], bounds[0]) or stray(momentum[a:b], bounds[1])
+                   or stray(grad[a:b], bounds[2]))
+        found = parts_chunk(weight[a:b], momentum[a:b], grad[a:b], rails, step, parts, to_momentum,
+                            to_ahead, to_weight, rand_m[a:b], rand_n[a:b], rand_w[a:b],
+                            new_weight[a:b], new_momentum[a:b])
         outside_w += found[0]
         outside_m += found[1]
     return outside_w, outside_m, strays == 0
