@@ -169,6 +169,20 @@ def test_a_signed_cast_of_the_entries_never_uses_its_sign(w):
     assert got == expected(twin, X, GRAD)
 
 
+@pytest.mark.parametrize(("w", "frac"), [("u8 auto:max ties_pos sat", 8),
+                                         ("u8 fixed ties_pos sat", 6)])
+def test_entries_may_have_a_binary_point_that_is_chosen_or_stored(w, frac):
+    module = fixed(torch.nn.Softmax(1), {**SPEC, "w": w})
+    module.layer.fracs = {"w": 6}
+    twin = Softmax(SPEC, hardware({**SPEC, "w": f"u8f{frac} ties_pos sat"}))
+    assert passed(module, tensor(X), tensor(GRAD)) == expected(twin, X, GRAD)
+
+
+def test_a_binary_point_that_is_not_stored_is_refused():
+    with pytest.raises(ValueError, match=r"layer '': u8 fixed .*: no binary point is stored"):
+        fixed(torch.nn.Softmax(1), {**SPEC, "w": "u8 fixed"})(tensor(X))
+
+
 @pytest.mark.parametrize("y", ["u5f4 stochastic6 sat", "s5 auto:max ties_even sat"])
 def test_an_output_that_is_drawn_or_chosen_follows(y):
     spec = {**SPEC, "y": y}

@@ -154,6 +154,16 @@ def test_slopes_that_choose_their_binary_point_hold_the_greatest():
     assert got == want
 
 
+def test_slopes_may_have_the_binary_point_that_is_stored():
+    module = nn.fix(torch.nn.SiLU(), {"default": {**SPEC, "w": "s6 fixed to_zero sat"}})
+    y = module(tensor(X).requires_grad_())
+    with pytest.raises(ValueError, match="no binary point is stored"):
+        y.sum().backward()
+    module.layer.fracs = {"w": 3}
+    twin = Function("", LayerSpec.parse({**SPEC, "w": "s6f3 to_zero sat"}), "silu")
+    assert passed(module, X, GRAD) == expected(twin, X, GRAD)
+
+
 def test_evaluation_is_a_table_too_and_keeps_nothing():
     spec = {**SPEC, "x": "s6 auto:max ties_even sat"}
     module = nn.fix(torch.nn.Tanh(), {"default": spec})

@@ -172,9 +172,9 @@ def _largest(codes: np.ndarray) -> int:
 def softmax_spec(layer: Layer, x: Format, training: bool, prob: Cast | None) -> SoftmaxSpec:
     """The hardware of a site; raises ValueError, naming it, where there is none."""
     exp = layer.cast_of("w", training)
-    if isinstance(exp, Rule):
-        exp = exp.cast_for(1, 0)  # the greatest entry is 1
     try:
+        if isinstance(exp, Rule):  # the greatest entry is 1
+            exp = exp.stored(layer.fracs.get("w")) if exp.fixed else exp.cast_for(1, 0)
         return SoftmaxSpec.derived(x, exp, prob)
     except ValueError as error:
         raise ValueError(f"layer {layer.site!r}: {error}") from None

@@ -49,7 +49,8 @@ class _Function(Operation):
         to, name = layer.cast_of("w", training), f"grad_{self.function}"
         if isinstance(to, Rule):
             entries = engine.table_entries(Table(self.x.form, _wide(name, self.x.form), name))
-            return engine.cast_for_codes(to, entries, _wide(name, self.x.form).format.frac, None)
+            return engine.cast_for_codes(to, entries, _wide(name, self.x.form).format.frac,
+                                         layer.fracs.get("w"))
         return to or entries_cast(name, self.x.form)
 
 
