@@ -423,6 +423,14 @@ def test_one_element_in_a_channel_has_no_unbiased_variance():
         built(torch.nn.BatchNorm1d(3), SPEC)(torch.ones(1, 3))
 
 
+@pytest.mark.parametrize("module", [torch.nn.BatchNorm1d(3), torch.nn.LayerNorm(3)], ids=str)
+def test_errors_that_are_too_wide_for_a_product_are_refused(module):
+    y = nn.fix(module.double(), {"default": {**SPEC, "y": None, "error": None}})(
+        tensor(some((4, 3), 90, 5, 1), torch.float64).requires_grad_())
+    with pytest.raises(ValueError, match=r"layer '': errors of s42f0, the limit is 32 bits; give"):
+        y.backward(torch.full(y.shape, 2.0**40 + 1, dtype=y.dtype))
+
+
 class Frozen(torch.nn.Module):
     def forward(self, x):
         return torch.nn.functional.batch_norm(x, None, None)

@@ -200,6 +200,14 @@ def test_log_softmax_agrees(modes):
     assert got == expected(twin, X, GRAD)
 
 
+def test_masked_logits_have_no_gradient_of_a_logarithm():
+    logits = tensor(X).masked_fill(torch.tensor(ABSENT), -torch.inf)
+    twin = LogSoftmax({**SPEC, "y": "s7f4 sat"}, SoftmaxSpec.parse({
+        "x": "s7f4", "exp": SPEC["w"], "prob": "u7f7 ties_even sat"}), ABSENT)
+    module = fixed(torch.nn.LogSoftmax(1), {**SPEC, "y": "s7f4 sat"})
+    assert passed(module, logits, tensor(GRAD)) == expected(twin, X, GRAD)
+
+
 def loss_of(spec, x: Grid, target: list, reduction: str, grad: int) -> tuple:
     """(the exact sum of the losses or each, the gradients before their cast) as Fractions."""
     prob = SoftmaxSpec.parse({"x": spec["x"].split()[0], "exp": spec["w"],

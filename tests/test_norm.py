@@ -361,6 +361,7 @@ def test_a_constant_channel_is_divided_by_one_code():
     x = np.full((4, 1), 17)
     statistics = engine.norm_statistics(x, spec)
     assert (statistics.var.tolist(), reference.norm_divisor(0, spec)) == ([0], 1)
+    assert engine.norm_divisors(statistics.var, spec) == [1]
     got = engine.batch_norm(x, statistics.mean, statistics.var, [64], [5], spec)
     assert got.y.ravel().tolist() == [5] * 4
 

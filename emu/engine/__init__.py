@@ -46,6 +46,7 @@ from emu.engine.norm import (
     batch_norm,
     batch_norm_grad,
     frozen_norm,
+    norm_divisors,
     norm_statistics,
     running_norm,
 )
@@ -97,8 +98,8 @@ __all__ = [
     "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
     "conv_transpose2d_grad_weight", "cross_entropy", "dequantize", "divide", "encode", "encode_for",
     "frozen_norm", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad",
-    "monitor", "multiply_shift", "named", "narrowed", "norm_shift", "norm_statistics",
-    "offer_int_mm", "passes", "quantize", "quantize_full", "random_operands", "relu", "relu_grad",
-    "rescale", "resumed", "running_norm", "sgd", "softmax", "square_sum", "squares_mac",
-    "table_entries", "watching", "window_spread", "window_sums",
+    "monitor", "multiply_shift", "named", "narrowed", "norm_divisors", "norm_shift",
+    "norm_statistics", "offer_int_mm", "passes", "quantize", "quantize_full", "random_operands",
+    "relu", "relu_grad", "rescale", "resumed", "running_norm", "sgd", "softmax", "square_sum",
+    "squares_mac", "table_entries", "watching", "window_spread", "window_sums",
 ]

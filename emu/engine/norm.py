@@ -252,10 +252,14 @@ def _line(a: np.ndarray, p: list[int], r: list[int], b: np.ndarray | None = None
     return total if b is None else total + b * q[:, None]
 
 
-def _divisors(var, spec: NormSpec, x: np.ndarray) -> list[int]:
-    """Each channel's deviation, sqrt(var + eps_var), plus eps_std, at least one code."""
+def norm_divisors(var, spec: NormSpec) -> list[int]:
+    """Each channel's deviation, sqrt(var + eps_var), plus eps_std, at least one code of std."""
     return [max(1, root_int(code + spec.eps_var, spec.var.format.frac, spec.std) + spec.eps_std)
-            for code in _channel(var, "var", spec.var.format, x).tolist()]
+            for code in as_codes(var, "var", spec.var.format, 1).tolist()]
+
+
+def _divisors(var, spec: NormSpec, x: np.ndarray) -> list[int]:
+    return norm_divisors(_channel(var, "var", spec.var.format, x), spec)
 
 
 def _reciprocal(divisor: int, spec: NormSpec) -> int:

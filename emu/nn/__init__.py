@@ -17,6 +17,7 @@ from emu.nn.audit import FloatSum, audit, host
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Config, Site
 from emu.nn.float_masters import FloatMasters
+from emu.nn.fold import ConvBN, fold
 from emu.nn.layer import Hardware, Layer
 from emu.nn.models import FixedScope, fixed_scope
 from emu.nn.modules import (
@@ -35,10 +36,11 @@ from emu.nn.owners import master_codes
 from emu.nn.report import Row, table
 from emu.nn.state import fix_state_dict, load_fix_state_dict
 
-__all__ = ["SGD", "Activation", "Backend", "Config", "FixedScope", "FloatMasters", "FloatSum",
-           "Hardware", "Layer", "Place", "Row", "Site", "audit", "cross_entropy", "fix",
-           "fix_state_dict", "fixed_scope", "host", "is_exact", "layers", "load_fix_state_dict",
-           "master_codes", "register_fix_module", "table", "to_grid", "use_backend"]
+__all__ = ["SGD", "Activation", "Backend", "Config", "ConvBN", "FixedScope", "FloatMasters",
+           "FloatSum", "Hardware", "Layer", "Place", "Row", "Site", "audit", "cross_entropy",
+           "fix", "fix_state_dict", "fixed_scope", "fold", "host", "is_exact", "layers",
+           "load_fix_state_dict", "master_codes", "register_fix_module", "table", "to_grid",
+           "use_backend"]
 
 
 def __getattr__(name: str):

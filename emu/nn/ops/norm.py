@@ -20,7 +20,7 @@ from emu.nn.ops.contract import folded, masked
 from emu.nn.ops.table import received
 from emu.norm import NormSpec
 from emu.norm_casts import ONE, NormCasts, parameter_cast, scaled_error
-from emu.number import Cast, Format, Overflow
+from emu.number import MAX_OPERAND, Cast, Format, Overflow
 
 
 class _Normed(Operation):
@@ -34,18 +34,12 @@ class _Normed(Operation):
 
     def _enter(self, layer: Layer, training: bool, x, gamma, beta, channels: int) -> None:
         self.x = layer.enter("x", x, training)
-        self.gamma, self.beta = (
-            Codes(np.full(channels, code), ONE, None) if values is None
-            else layer.enter(name, values, training)
-            for name, values, code in (("w", gamma, 1), ("b", beta, 0)))
-        self.casts = layer.cast_of("norm", training) or NormCasts()
+        self.gamma, self.beta = entered(layer, training, gamma, beta, channels)
+        self.casts = casts_of(layer, training)
 
     def _spec(self, layer: Layer, gamma: Format, beta: Format, error: Format | None = None,
               running: bool = False) -> NormSpec:
-        try:
-            return self.casts.spec(self.x.form, gamma, beta, error, self.eps, running)
-        except ValueError as wrong:
-            raise ValueError(f"layer {layer.site!r}: {wrong}") from None
+        return spec_of(layer, self.casts, self.x.form, gamma, beta, error, self.eps, running)
 
     def _left(self, layer: Layer, training: bool, codes, form: Format) -> Codes:
         out = layer.leave("y", codes, form, training)
@@ -53,7 +47,11 @@ class _Normed(Operation):
         return out
 
     def _error(self, layer: Layer, training: bool, gradient: Gradient) -> Codes:
-        return received(gradient.masked(self.passes), layer, training)
+        error = received(gradient.masked(self.passes), layer, training)
+        if error.form.width > MAX_OPERAND:
+            raise ValueError(f"layer {layer.site!r}: errors of {error.form}, the limit is "
+                             f"{MAX_OPERAND} bits; give it a cast error")
+        return error
 
     def _parameter(self, layer: Layer, training: bool, name: str, of: Codes, codes, frac: int,
                    error: Format) -> Codes:
@@ -66,9 +64,52 @@ class _Normed(Operation):
                      to.format, None)
 
 
-def _inside(found, to: Cast) -> np.ndarray | None:
-    """Where gradients pass the cast xhat."""
-    return None if to.overflow == Overflow.WRAP or found.all() else found
+def casts_of(layer: Layer, training: bool) -> NormCasts:
+    """The casts that a layer gives."""
+    return layer.cast_of("norm", training) or NormCasts()
+
+
+def spec_of(layer: Layer, casts: NormCasts, *formats, **more) -> NormSpec:
+    """`casts.spec`, whose ValueError names the site."""
+    try:
+        return casts.spec(*formats, **more)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.site!r}: {error}") from None
+
+
+def entered(layer: Layer, training: bool, gamma, beta, channels: int) -> tuple[Codes, Codes]:
+    """gamma and beta in the casts w and b, or 1 and 0."""
+    return tuple(Codes(np.full(channels, code), ONE, None) if values is None
+                 else layer.enter(name, values, training)
+                 for name, values, code in (("w", gamma, 1), ("b", beta, 0)))
+
+
+def stored(layer: Layer, training: bool, buffers: tuple, spec: NormSpec) -> list[np.ndarray]:
+    """The codes of the buffers of a running mean and variance."""
+    found = []
+    for name, buffer in zip(("mean", "var"), buffers, strict=True):
+        to, label = getattr(spec.running, name), f"{layer.site}.running_{name}"
+        codes, frac = border.to_codes_for(buffer, to, label)
+        found.append(layer.backend.cast(layer.place(f"stored_{name}", training), codes,
+                                        border.holding(codes, frac), to).codes)
+    return found
+
+
+def move(layer: Layer, training: bool, buffers: tuple, batch: engine.Statistics, momentum: float,
+         spec: NormSpec) -> None:
+    """Move the buffers toward the statistics of a batch."""
+    share = engine.quantize(np.array(float(momentum)), spec.running.momentum)
+    moved = layer.backend.running_norm(layer.place("running", training),
+                                       *stored(layer, training, buffers, spec), batch, int(share),
+                                       spec)
+    for name, buffer, codes in zip(("mean", "var"), buffers, moved, strict=True):
+        buffer.copy_(border.to_tensor(codes, getattr(spec.running, name).format, buffer.dtype,
+                                      f"{layer.site}.running_{name}"))
+
+
+def inside_of(inside: np.ndarray, to: Cast) -> np.ndarray | None:
+    """Where gradients pass a cast."""
+    return None if to.overflow == Overflow.WRAP or inside.all() else inside
 
 
 class _BatchNorm(_Normed):
@@ -86,35 +127,16 @@ class _BatchNorm(_Normed):
         spec = self._spec(layer, self.gamma.form, self.beta.form, None, self.running is not None)
         place = layer.place("forward", training)
         if self.frozen:
-            mean, self.var = engine.frozen_norm(*self._stored(layer, training, spec), spec)
+            mean, self.var = engine.frozen_norm(*stored(layer, training, self.running, spec), spec)
         else:
             found = layer.backend.norm_statistics(place, self.x.codes, spec)
             mean, self.var = found.mean, found.var
             if self.running is not None:
-                self._move(layer, training, found, spec)
+                move(layer, training, self.running, found, self.momentum, spec)
         out = layer.backend.batch_norm(place, self.x.codes, mean, self.var, self.gamma.codes,
                                        self.beta.codes, spec)
-        self.xhat, self.inside = out.xhat, _inside(out.inside_xhat, spec.xhat)
+        self.xhat, self.inside = out.xhat, inside_of(out.inside_xhat, spec.xhat)
         return self._left(layer, training, out.y, spec.y.format)
-
-    def _stored(self, layer, training, spec: NormSpec) -> list[np.ndarray]:
-        """The codes of the buffers."""
-        found = []
-        for name, buffer in zip(("mean", "var"), self.running, strict=True):
-            to, label = getattr(spec.running, name), f"{layer.site}.running_{name}"
-            codes, frac = border.to_codes_for(buffer, to, label)
-            found.append(layer.backend.cast(layer.place(f"stored_{name}", training), codes,
-                                            border.holding(codes, frac), to).codes)
-        return found
-
-    def _move(self, layer, training, batch, spec: NormSpec) -> None:
-        momentum = engine.quantize(np.array(float(self.momentum)), spec.running.momentum)
-        moved = layer.backend.running_norm(
-            layer.place("running", training), *self._stored(layer, training, spec), batch,
-            int(momentum), spec)
-        for name, buffer, codes in zip(("mean", "var"), self.running, moved, strict=True):
-            buffer.copy_(border.to_tensor(codes, getattr(spec.running, name).format, buffer.dtype,
-                                          f"{layer.site}.running_{name}"))
 
     def backward(self, layer, training, gradient, needs):
         error = self._error(layer, training, gradient)
@@ -150,7 +172,7 @@ class _RowNorm(_Normed):
         found = layer.backend.norm_statistics(place, codes, spec)
         out = layer.backend.batch_norm(place, codes, found.mean, found.var, ones, 0 * ones, spec)
         self.var, self.xhat = found.var, out.xhat.reshape(x.shape).astype(np.int64)
-        self.inside = _inside(out.inside_xhat, spec.xhat)
+        self.inside = inside_of(out.inside_xhat, spec.xhat)
         form = self._spec(layer, self.gamma.form, self.beta.form).y.format
         product = self._against(self.gamma) * self.xhat
         y = ((product << form.frac - spec.xhat.format.frac - self.gamma.form.frac)
