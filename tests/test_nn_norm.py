@@ -15,7 +15,7 @@ from emu import Cast, Format, LayerSpec, NormSpec, Overflow, nn, reference
 from emu.norm_casts import NormCasts
 
 NORM = {"mean": "s9f5 ties_even sat", "var": "u16f9 to_odd sat", "std": "u9f5 ties_away sat",
-        "xhat": "s7f4 ties_even sat", "eps_var": 3, "running_mean": "s10f6 ties_even sat",
+        "xhat": "s5f4 ties_even sat", "eps_var": 3, "running_mean": "s10f6 ties_even sat",
         "running_var": "u12f6 ties_even sat", "momentum": "u6f5 ties_even sat",
         "mean_error": "s8f6 to_zero sat", "mean_product": "s8f6 ties_pos sat",
         "scale": "s9f5 ties_odd sat", "grad_x": "s12f8 ties_even sat"}
