@@ -75,11 +75,12 @@ def _proved_sum(func, a, b, alpha=1, **kwargs):
             name = func._schema.name
             x, y = (y, -x) if "rsub" in name else (x, -y) if "sub" in name else (x, y)
             exact = alpha == 1 and sum_is_exact(x, y, total)
-        if not exact and not (_is_counted(a) and _is_counted(b)):
+        counted = _is_counted(a) and _is_counted(b)
+        if not exact and not counted:
             raise FloatSum(f"{func}: a float sum that rounds, after layer "
                            f"{getattr(_state, 'site', None)!r}; use float64 (model.double()), or "
                            "narrower formats for what is added")
-        if not exact:
+        if counted:
             allow_sums_of(total)
     return total
 

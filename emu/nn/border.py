@@ -73,6 +73,14 @@ def to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: str) ->
     return rounded(codes, form, dtype)
 
 
+def each_to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """As `to_tensor`, also where `dtype` holds not every code of `form` but each of these."""
+    carrier = np.float32 if dtype == torch.float32 else np.float64
+    if abs(form.frac) <= 60 and np.array_equal(codes.astype(carrier).astype(np.int64), codes):
+        return rounded(codes, form, dtype)
+    return to_tensor(codes, form, dtype, name)
+
+
 def rounded(codes: np.ndarray, form: Format, dtype: torch.dtype) -> torch.Tensor:
     """Codes of `form` as the values nearest to them in `dtype`."""
     carrier = np.float32 if dtype == torch.float32 else np.float64

@@ -76,6 +76,14 @@ for names, entry in {
                             takes=move.is_gather),
     (T.__setitem__,): Entry("setitem", move.setitem, ("setitem",), NONE),
     (T.copy_,): Entry("copy", move.copy, ("copy",), NONE),
+    (T.to,): Entry("to", partial(move.convert, T.to), ("to",), NONE,
+                   takes=partial(move.converts, None)),
+    (T.type_as,): Entry("type_as", partial(move.convert, T.type_as), ("type_as",), NONE,
+                        takes=partial(move.converts, None)),
+    (T.float,): Entry("float", partial(move.convert, T.float), ("float",), NONE,
+                      takes=partial(move.converts, torch.float32)),
+    (T.double,): Entry("double", partial(move.convert, T.double), ("double",), NONE,
+                       takes=partial(move.converts, torch.float64)),
     (torch.where,): Entry("where", move.where, ("where",), NONE),
     (T.where,): Entry("self_where", move.where_method, ("self_where",), NONE),
     (torch.masked_fill, T.masked_fill, T.masked_fill_): Entry(
@@ -174,8 +182,8 @@ for names, entry in {
 # Those that only move values, and whose gradients torch would add up.
 for name in ("broadcast_to", "cat", "column_stack", "concat", "concatenate", "dstack", "expand",
              "expand_as", "gather", "hstack", "index_copy", "index_select", "masked_scatter",
-             "repeat", "repeat_interleave", "scatter", "stack", "take", "take_along_dim", "tile",
-             "unfold", "vstack"):
+             "masked_select", "repeat", "repeat_interleave", "scatter", "stack", "take",
+             "take_along_dim", "tile", "unfold", "vstack"):
     of = [getattr(home, name, None) for home in (T, torch)]
     entry = Entry(name, partial(move.any_move, next(filter(None, of))), (name,), NONE,
                   takes=move.is_scatter if name == "scatter" else None)

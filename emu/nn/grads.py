@@ -9,6 +9,7 @@ function that only moves values uses a tensor.
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import NamedTuple
 
@@ -32,6 +33,29 @@ class Part(NamedTuple):
     task: int  # of which backward pass it is: an aborted one leaves parts behind
 
 
+class Parts(list):
+    """The parts of one tensor's gradient that have arrived, until its sum is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.tensor = self.version = None
+
+    def belong_to(self, tensor: torch.Tensor) -> None:
+        """They are of this tensor, with the values that it has now."""
+        self.tensor, self.version = TensorWeakRef(tensor), tensor._version
+
+    def taken(self) -> list[Part]:
+        """Those of this backward pass, which leave."""
+        task = torch._C._current_graph_task_id()
+        mine = [part for part in self if part.task == task]
+        # A pass within another, as of a checkpoint, has a later number: those of the outer stay.
+        self[:] = [part for part in self if part.task < task]
+        tensor = self.tensor and self.tensor()
+        if tensor is not None and tensor.retains_grad:
+            _prove_sum(mine)
+        return mine
+
+
 class Grid(NamedTuple):
     """Where a parameter's gradient lies: codes from -reach to reach, of this frac."""
 
@@ -51,27 +75,39 @@ class Grid(NamedTuple):
 class _Watched(NamedTuple):
     """The parts of a tensor that no fixed operation made, the node its hook is on, and the hook."""
 
-    parts: list[Part]
+    parts: Parts
     node: object
     hook: _Total
 
 
 _watched = WeakTensorKeyDictionary()
 _lock = threading.Lock()
+_passes = threading.local()
 
 
-def parts_of(tensor: torch.Tensor) -> list[Part] | None:
-    """Where the users of a tensor leave their gradients; None where it wants none."""
+def parts_of(tensor: torch.Tensor) -> Parts | None:
+    """Where the users of a tensor leave their gradients; None where it wants none.
+
+    Raises FloatSum where its values have changed and autograd does not know of it.
+    """
     if not tensor.requires_grad:
         return None
     node = tensor.grad_fn
     found = getattr(node, "parts", None)
+    version = found.version if found is not None else node and node.metadata.get("version")
+    if version is None and tensor._is_view() and tensor._base.grad_fn is not None and (
+            tensor._base.grad_fn.name() == "AliasBackward"):
+        version = -1  # autograd has made it anew, from what is no user of the tensor that changed
+    if version is not None and version != tensor._version:
+        raise FloatSum(f"a tensor {tuple(tensor.shape)} was changed in place through a view of it, "
+                       "or a view of it is used that was made before; change a clone, or make the "
+                       "view anew")
     if found is not None:
         return found
     with _lock:
         kept = _watched.get(tensor)
         if kept is None or kept.node is not node:
-            hook = _Total([], tensor)
+            hook = _Total(tensor)
             kept = _watched[tensor] = _Watched(hook.parts, node, hook)
             tensor.register_hook(hook)
     return kept.parts
@@ -86,8 +122,8 @@ def grid_of(tensor: torch.Tensor) -> Grid | None:
 class _Total:
     """The hook of a tensor that no fixed operation made: its gradient, summed exactly."""
 
-    def __init__(self, parts: list[Part], tensor: torch.Tensor):
-        self.parts, self.tensor = parts, TensorWeakRef(tensor)
+    def __init__(self, tensor: torch.Tensor):
+        self.parts, self.tensor = Parts(), TensorWeakRef(tensor)
         self.name = f"the gradient of a tensor {tuple(tensor.shape)}"
         self.grid: Grid | None = None
 
@@ -95,7 +131,7 @@ class _Total:
         total, grid = Gradient.of(grad, self.parts), None
         if total.codes is not None:
             form = border.holding(total.codes, total.frac)
-            grad = border.to_tensor(total.codes, form, grad.dtype, self.name)
+            grad = border.each_to_tensor(total.codes, form, grad.dtype, self.name)
             grid = Grid(form.frac, -form.lo)
         tensor = self.tensor()
         if tensor is not None and tensor.is_leaf and tensor.grad is not None:
@@ -121,15 +157,12 @@ class Gradient:
         self.tensor, self.codes, self.frac = tensor, codes, frac
 
     @classmethod
-    def of(cls, tensor: torch.Tensor, parts: list[Part]) -> Gradient:
+    def of(cls, tensor: torch.Tensor, parts: Parts) -> Gradient:
         """The sum of the parts, which `tensor` is in float; the tensor itself where there are none.
 
         Raises FloatSum where autograd added something else to it.
         """
-        task = torch._C._current_graph_task_id()
-        mine = [part for part in parts if part.task == task]
-        # A pass within another, as of a checkpoint, has a later number: those of the outer stay.
-        parts[:] = [part for part in parts if part.task < task]
+        mine = parts.taken()
         if not mine:
             return cls(tensor)
         if len(mine) == 1 and mine[0].tensor is tensor and tensor._version == 0:
@@ -138,7 +171,8 @@ class Gradient:
             seen = mine[0].tensor
             for part in mine[1:]:
                 seen = seen + part.tensor
-            if not torch.equal(seen, tensor):
+            # The sum of one is that very tensor, or autograd has added something to it.
+            if len(mine) == 1 or not torch.equal(seen, tensor):
                 raise FloatSum(f"the gradient of a tensor {tuple(tensor.shape)}: something outside "
                                "the hardware adds to it or changes it; use the tensor inside only, "
                                "or give the other user a clone of it")
@@ -183,15 +217,41 @@ def _sum(codes: list[np.ndarray], zeros: list[int], shape) -> np.ndarray:
     return total
 
 
-def hand_back(out: Codes, dtype: torch.dtype, parts: list[Part] | None, name: str) -> torch.Tensor:
+def hand_back(out: Codes, dtype: torch.dtype, parts: Parts | None, name: str) -> torch.Tensor:
     """The tensor that autograd carries for the codes, which are left in `parts`."""
     if parts is None:
         return border.to_tensor(out.codes, out.form, dtype, name)
     # The codes are what is read: a tensor that rounds them only tells that they have arrived.
     tensor = border.rounded(out.codes, out.form, dtype)
     allow_sums_of(tensor)
-    parts.append(Part(tensor, out.codes, out.form.frac, torch._C._current_graph_task_id()))
+    task = torch._C._current_graph_task_id()
+    parts.append(Part(tensor, out.codes, out.form.frac, task))
+    passes = _passes.__dict__
+    if task not in passes:
+        passes[task] = []
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: _end(task))
+    passes[task].append(parts)
     return tensor
+
+
+def _end(task: int) -> None:
+    """Prove the sums that a backward pass took as its results before they reached an operation."""
+    for parts in _passes.__dict__.pop(task):
+        _prove_sum(parts.taken())
+
+
+def _prove_sum(parts: list[Part]) -> None:
+    """Raise FloatSum where the float sum of the parts, in any order, could round."""
+    if not parts:
+        return
+    dtype = parts[0].tensor.dtype
+    frac = max(part.frac for part in parts)
+    reach = sum(max(int(part.codes.max(initial=0)), -int(part.codes.min(initial=0)))
+                << frac - part.frac for part in parts)
+    if reach.bit_length() > border.CARRIERS[dtype][0]:
+        raise FloatSum(f"the gradient of a tensor {tuple(parts[0].tensor.shape)} inside the model: "
+                       f"its sum may need {reach.bit_length()} bits, {dtype} carries "
+                       f"{border.CARRIERS[dtype][0]}; use model.double(), or narrower errors")
 
 
 class Alias(Function):
@@ -200,7 +260,7 @@ class Alias(Function):
     @staticmethod
     def forward(ctx, x):
         ctx.set_materialize_grads(False)
-        ctx.parts, ctx.users, ctx.dtype = [], parts_of(x), x.dtype
+        ctx.parts, ctx.users, ctx.dtype = Parts(), parts_of(x), x.dtype
         return x.detach()
 
     @staticmethod
@@ -212,13 +272,36 @@ class Alias(Function):
         return hand_back(found, ctx.dtype, ctx.users, "a gradient")
 
 
+# The nodes of autograd that only move gradients: those of the functions that scope lets through.
+_MOVING = {
+    "AccumulateGrad", "Alias", "Clone", "CopySlices", "DiagEmbed", "Diagonal", "Fill", "Flip",
+    "IndexFill", "Kthvalue", "Max", "Min", "Neg", "Permute", "PixelShuffle", "PixelUnshuffle",
+    "ReshapeAlias", "Roll", "Rot90", "Select", "SelectScatter", "Slice", "SliceScatter", "Sort",
+    "Split", "SplitWithSizes", "Squeeze", "T", "Topk", "Transpose", "Tril", "Triu", "Unbind",
+    "UnsafeSplit", "UnsafeView", "Unsqueeze", "View", "Write", "Zero",
+}
+
+
+def sums_nothing(tensor: torch.Tensor) -> bool:
+    """Whether the backward of what torch made of fixed tensors moves gradients, and no more."""
+    nodes = [tensor.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or hasattr(node, "parts"):
+            continue
+        if re.sub(r"Backward\d*$", "", node.name()) not in _MOVING:
+            return False
+        nodes += [node for node, _ in node.next_functions]
+    return True
+
+
 class Write(Function):
     """A tensor overwritten, in place, by what a fixed operation made of it."""
 
     @staticmethod
     def forward(ctx, target, value):
         ctx.set_materialize_grads(False)
-        ctx.parts, ctx.users, ctx.dtype = [], parts_of(value), value.dtype
+        ctx.parts, ctx.users, ctx.dtype = Parts(), parts_of(value), value.dtype
         target.copy_(value)
         ctx.mark_dirty(target)
         return target
@@ -230,3 +313,15 @@ class Write(Function):
             return None, None
         found = Gradient.of(grad, ctx.parts).exact("a gradient")
         return None, hand_back(found, ctx.dtype, ctx.users, "a gradient")
+
+
+def known(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, whose values autograd knows of as they are now."""
+    if torch._C._current_graph_task_id() == -1:
+        _passes.__dict__.clear()  # what an aborted backward pass has left
+    node = tensor.grad_fn
+    if hasattr(node, "parts"):
+        node.parts.belong_to(tensor)
+    elif node is not None:
+        node.metadata["version"] = tensor._version
+    return tensor

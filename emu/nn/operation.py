@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from emu.nn import border
-from emu.nn.grads import Gradient, hand_back, parts_of
+from emu.nn.grads import Gradient, Parts, hand_back, known, parts_of
 from emu.nn.layer import Codes, Layer
 
 
@@ -38,7 +38,7 @@ class _Run(Function):
     @staticmethod
     def forward(ctx, operation, layer, training, *tensors):
         ctx.set_materialize_grads(False)
-        ctx.operation, ctx.layer, ctx.training, ctx.parts = operation, layer, training, []
+        ctx.operation, ctx.layer, ctx.training, ctx.parts = operation, layer, training, Parts()
         ctx.users = [None if x is None else (x.dtype, parts_of(x)) for x in tensors]
         out = operation.forward(layer, training, *tensors)
         ctx.save_for_backward(*_taken_out(operation))
@@ -108,4 +108,4 @@ def run(operation: Operation, layer: Layer, training: bool, *tensors: torch.Tens
         raise ValueError(f"layer {layer.site!r}: autocast is active, and would choose dtypes that "
                          "carry no codes; formats come from the configuration, so leave "
                          "torch.autocast out around fixed modules")
-    return _Run.apply(operation, layer, training, *tensors)
+    return known(_Run.apply(operation, layer, training, *tensors))

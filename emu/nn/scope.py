@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from emu.nn import compiled, functions
 from emu.nn.audit import FloatSum, audit, on_host, visit
 from emu.nn.config import Site
-from emu.nn.grads import Alias, Write
+from emu.nn.grads import Alias, Write, known, sums_nothing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.operation import run
 from emu.nn.ops.casts import Cast
@@ -111,7 +111,7 @@ class Frame:
             kept = tuple(x.clone() if x is target else x for x in args)
             return target.copy_(self._fixed(entry, kept, kwargs))
         out = self._fixed(entry, args, kwargs)
-        return out if target is None else Write.apply(target, out)
+        return out if target is None else known(Write.apply(target, out))
 
     def _fixed(self, entry: functions.Entry, args, kwargs):
         if entry.composite:
@@ -153,16 +153,20 @@ class Frame:
             out = func(*args, **kwargs)
             if not isinstance(out, torch.Tensor) or out.grad_fn is None:
                 return out
-        users = [x for x in _tensors(args, kwargs) if x.requires_grad and hasattr(
-            x.grad_fn, "parts")]
-        if users:
-            aliases = {id(x): Alias.apply(x) for x in users}
-            args, kwargs = _replaced((args, kwargs), lambda x: aliases.get(id(x), x))
+        moved = _aliased((args, kwargs), lambda x: x.grad_fn is not None, in_place(func))
         try:
             with audit():
-                return func(*args, **kwargs)
+                out = func(*moved[0], **moved[1])
+            if not in_place(func) and any(x.grad_fn is not None for x in _tensors(out)):
+                moved = _aliased(moved, lambda x: x.grad_fn is None, False)
+                if any(x is not y for x, y in zip(_tensors(moved), _tensors(args, kwargs),
+                                                  strict=True)):
+                    out = func(*moved[0], **moved[1])
+            if all(sums_nothing(known(x)) for x in _tensors(out)):
+                return out
         except FloatSum:
-            return self._core(func, args, kwargs)
+            pass
+        return self._core(func, *moved)
 
     def _core(self, func, args, kwargs):
         """A float function between the casts x and y of its site."""
@@ -176,7 +180,7 @@ class Frame:
         target = args[0] if args else None
         if layer.cast_of("x", self.training) is not None:
             args, kwargs = _replaced((args, kwargs), floats(enter))
-        out = func(*args, **kwargs)
+        out = _replaced(func(*args, **kwargs), known)
         inplace = args and out is args[0]
         if layer.cast_of("y", self.training) is not None:
             out = _replaced(out, floats(leave))
@@ -186,7 +190,18 @@ class Frame:
 def in_place(func) -> bool:
     """Whether a torch function changes its first argument."""
     name = func.__name__
-    return name == "__setitem__" or (name[-1] == "_" and name[-2:] != "__")
+    return name in ("__setitem__", "__set__", "__delete__") or (
+        name[-1] == "_" and name[-2:] != "__")
+
+
+def _aliased(arguments: tuple, which, keep_first: bool) -> tuple:
+    """The arguments with an Alias of every tensor of `which` that wants a gradient."""
+    if not torch.is_grad_enabled():
+        return arguments
+    found = list(_tensors(*arguments))[keep_first:]
+    aliases = {id(x): Alias.apply(x) for x in found
+               if x.requires_grad and x.is_floating_point() and which(x)}
+    return _replaced(arguments, lambda x: aliases.get(id(x), x)) if aliases else arguments
 
 
 class _Table(TorchFunctionMode):

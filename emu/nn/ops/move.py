@@ -139,6 +139,36 @@ def pad(layer: Layer, training: bool, input, pad, mode="constant", value=None):
     return moved(layer, training, lambda x, y: F.pad(x, pad, mode, y.item()), input, value or 0)
 
 
+class _Conversion(Operation):
+    """The same values in another dtype."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def forward(self, layer, training, x):
+        with host():
+            out = self.function(x.detach())
+            if not torch.equal(out.double(), x.double()):
+                raise ValueError(f"layer {layer.site!r}: {x.dtype} to {out.dtype} rounds; cast to "
+                                 "a narrower format before, or keep the dtype")
+        return out
+
+    def backward(self, layer, training, gradient, needs):
+        return [gradient.exact(f"{layer.site}.error")]
+
+
+def convert(function, layer: Layer, training: bool, input, *args, **kwargs):
+    """torch.Tensor.to and its like, between float32 and float64."""
+    return run(_Conversion(lambda x: function(x, *args, **kwargs)), layer, training, input)
+
+
+def converts(to: torch.dtype | None, input, *args, **kwargs) -> bool:
+    """Whether a conversion, to this dtype or one among its arguments, has work to do."""
+    for value in (*args, *kwargs.values()):
+        to = getattr(value, "dtype", value if isinstance(value, torch.dtype) else to)
+    return input.dtype in border.CARRIERS and to in border.CARRIERS and to != input.dtype
+
+
 class _Embedding(Operation):
     """Rows of a table w (rows, features)."""
 
