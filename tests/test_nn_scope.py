@@ -308,9 +308,8 @@ def test_threads_open_one_scope_at_once():
 
 
 def test_a_scope_is_open_in_its_own_thread_only():
-    got = []
+    got, model, x = [], mlp(), inputs()
     with emu.fixed_scope(CONFIG) as scope:
-        model, x = mlp(), inputs()
         thread = threading.Thread(target=lambda: got.append(model(x)))
         thread.start()
         thread.join()
@@ -480,3 +479,67 @@ def test_float_models_are_checkpointed_as_ever():
         got, x = x.grad, inputs()
         model(x).sum().backward()
         assert torch.equal(got, x.grad)
+
+
+VIEWS = {
+    "reshape": lambda x: x.reshape(3, 10), "view": lambda x: x.view(-1), "t": lambda x: x.t(),
+    "T": lambda x: x.T, "mT": lambda x: x.mT, "transpose": lambda x: torch.transpose(x, 0, 1),
+    "permute": lambda x: x.permute(1, 0), "slice": lambda x: x[1:, ::2], "item": lambda x: x[2],
+    "new axis": lambda x: x[:, None, 1], "chunk": lambda x: x.chunk(2, 1)[1],
+    "split": lambda x: torch.split(x, [1, 3, 2], 1)[1], "unbind": lambda x: x.unbind(0)[3],
+    "iteration": lambda x: list(x)[3], "narrow": lambda x: x.narrow(0, 1, 3),
+    "diagonal": lambda x: x.diagonal(), "flatten": torch.flatten, "unflatten": lambda x:
+    x.unflatten(1, (2, 3)), "squeeze": lambda x: x.unsqueeze(1).squeeze(1),
+    "of a view": lambda x: x.mT.reshape(2, 15).mT,
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_view_carries_gradients_that_a_float_does_not_hold(view):
+    """The cast of 1 + 2^-30 is 2, that of their float sum would be 1."""
+    x, seen = inputs(), torch.zeros(5, 6)
+    config = {"by_name": {"add": {"error": "s8f0 to_pos sat"}}}
+    with nn.audit():
+        with emu.fixed_scope(config):
+            y = view(torch.add(x, 0.0))
+            users = y * 1.0, y * 2.0**-30
+        torch.autograd.backward(users, [torch.ones_like(y)] * 2)
+    seen.view(-1)[view(torch.arange(30).reshape(5, 6)).flatten()] = 2.0
+    assert torch.equal(x.grad, seen)
+
+
+def test_the_dtype_of_a_view_is_no_move():
+    with emu.fixed_scope(CONFIG):
+        y = torch.add(inputs(), 0.0)
+        assert torch.equal(y.view(torch.int32), y.detach().view(torch.int32))
+
+
+@pytest.mark.parametrize("scoped", [False, True])
+def test_a_result_may_be_used_within_and_outside(scoped):
+    """Its gradients from within (a layer's) and from outside are added exactly."""
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+
+        def forward(self, x):
+            y = self.one(x)
+            return {"within": y, "last": (self.other(y), None)}
+
+    model, x = give(Both()), inputs()
+    context = emu.fixed_scope(CONFIG) if scoped else torch.enable_grad()
+    model = model if scoped else nn.fix(model, CONFIG)
+    grad = tensor(some((5, 6), 90, 5, 7))
+    with nn.audit():
+        with context:
+            out = model(x)
+        torch.autograd.backward([out["within"], out["last"][0]], [grad, grad])
+    got, x.grad = x.grad, None
+    with nn.audit():
+        with context:
+            y = model.one(x)
+        z = y.detach().requires_grad_()
+        with context:
+            model.other(z).backward(grad)
+        y.backward(z.grad + grad)
+    assert torch.equal(got, x.grad)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_map
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from emu.nn import border
@@ -254,6 +255,44 @@ def _prove_sum(parts: list[Part]) -> None:
                        f"{border.CARRIERS[dtype][0]}; use model.double(), or narrower errors")
 
 
+class View(Function):
+    """function(x), the values of x in other places: each at most once, the rest left out.
+
+    Run on zeros it gives a view of them, through which the codes of the gradient find their way
+    back.
+    """
+
+    @staticmethod
+    def forward(ctx, x, function):
+        ctx.set_materialize_grads(False)
+        ctx.parts, ctx.users, ctx.function, ctx.shape = [], parts_of(x), function, x.shape
+        return function(x.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        if grad is None:
+            return None, None
+        found = _arrived(grad, ctx.parts)
+        if found is None:
+            whole = grad.new_zeros(ctx.shape)
+            ctx.function(whole).copy_(grad)
+            return whole, None
+        whole = torch.zeros(ctx.shape, dtype=torch.int64)
+        ctx.function(whole).copy_(torch.from_numpy(found.codes))
+        found = found._replace(codes=whole.numpy())
+        return hand_back(found, grad.dtype, ctx.users, "a gradient"), None
+
+
+def _arrived(grad: torch.Tensor, parts: list[Part]) -> Codes | None:
+    """The codes of a gradient, None for one from outside the hardware that is on no grid."""
+    found = Gradient.of(grad, parts)
+    try:
+        return found.exact("a gradient")
+    except ValueError:
+        return None
+
+
 class Alias(Function):
     """The same values for a torch function that only moves them."""
 
@@ -268,8 +307,14 @@ class Alias(Function):
     def backward(ctx, grad):
         if grad is None:
             return None
-        found = Gradient.of(grad, ctx.parts).exact("a gradient")
-        return hand_back(found, ctx.dtype, ctx.users, "a gradient")
+        found = _arrived(grad, ctx.parts)
+        return grad if found is None else hand_back(found, ctx.dtype, ctx.users, "a gradient")
+
+
+def outgoing(value):
+    """The results of a model: gradients of theirs from outside are counted beside those within."""
+    return tree_map(lambda x: Alias.apply(x) if isinstance(x, torch.Tensor) and x.requires_grad
+                    and hasattr(x.grad_fn, "parts") else x, value)
 
 
 # The nodes of autograd that only move gradients: those of the functions that scope lets through.

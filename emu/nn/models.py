@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from emu.nn import scope
 from emu.nn.backend import Backend
 from emu.nn.config import Config
+from emu.nn.grads import outgoing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.scope import Frame, Region
 
@@ -132,13 +133,15 @@ def _watching():
 def _begin(module: torch.nn.Module, args) -> None:
     caller = scope.top()
     if caller is None or caller.scope is None or isinstance(
-            getattr(module, "region", None), Region):  # a fixed module has its own
+            vars(module).get("_emu_region"), Region):  # a fixed module has its own
         return
     scope.push(Frame(caller.scope.region_of(module, caller), module.training, caller.scope, module,
                      caller.root or module))
 
 
-def _end(module: torch.nn.Module, args, output) -> None:
+def _end(module: torch.nn.Module, args, output):
     frame = scope.top()
-    if frame is not None and frame.module is module:
-        scope.pop()
+    if frame is None or frame.module is not module:
+        return None
+    scope.pop()
+    return outgoing(output) if frame.root is module else None

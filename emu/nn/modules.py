@@ -17,9 +17,10 @@ from emu.nn import sites, state
 from emu.nn.audit import visit
 from emu.nn.backend import Backend
 from emu.nn.config import Config, Site
+from emu.nn.grads import outgoing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.ops.casts import activation
-from emu.nn.scope import Frame, Region, running, within
+from emu.nn.scope import Frame, Region, running, top, within
 from emu.spec import LayerSpec
 
 
@@ -141,8 +142,10 @@ def _in_scope(module: FixedModule, forward, args, kwargs):
     if within(region):  # called by the forward of a subclass
         return forward(*args, **kwargs)
     region.ran = True
+    inner = torch.compiler.is_compiling() or top() is not None
     with running(Frame(region, module.training)):
-        return forward(*args, **kwargs)
+        out = forward(*args, **kwargs)
+    return out if inner else outgoing(out)
 
 
 @torch.compiler.disable

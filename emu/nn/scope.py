@@ -12,7 +12,6 @@ runs in a backward pass is its own affair, unless a frame begins there.
 from __future__ import annotations
 
 import copy
-import threading
 from collections import Counter
 from contextlib import contextmanager
 
@@ -20,20 +19,29 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from emu.nn import compiled, functions
-from emu.nn.audit import FloatSum, audit, on_host, visit
+from emu.nn.audit import FloatSum, audit, host, on_host, visit
 from emu.nn.config import Site
-from emu.nn.grads import Alias, Write, known, sums_nothing
+from emu.nn.frames import state
+from emu.nn.grads import Alias, View, Write, known, sums_nothing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.operation import run
 from emu.nn.ops.casts import Cast
 
-_state = threading.local()
 # What asks a tensor for something or tells autograd something, and computes nothing here.
 _PLAIN = {torch.autograd.backward, torch.autograd.grad} | {getattr(torch.Tensor, name) for name in (
-    "__format__", "__len__", "__repr__", "backward", "detach", "detach_", "dim", "is_contiguous",
-    "is_floating_point", "item", "numel", "numpy", "register_hook",
-    "register_post_accumulate_grad_hook", "requires_grad_", "retain_grad", "size", "stride",
-    "tolist")}
+    "__len__", "backward", "detach", "detach_", "dim", "is_contiguous", "is_floating_point", "item",
+    "numel", "numpy", "register_hook", "register_post_accumulate_grad_hook", "requires_grad_",
+    "retain_grad", "size", "stride", "tolist")}
+# What computes something to show or to decide by.
+_HOST = {torch.Tensor.__format__, torch.Tensor.__repr__,
+         torch._nested_tensor_from_mask_left_aligned}
+# What gives a tensor's values, or some of them, in another shape or order.
+_VIEWS = {getattr(home, name) for home in (torch, torch.Tensor) for name in (
+    "__getitem__", "adjoint", "chunk", "contiguous", "diagonal", "flatten", "moveaxis", "movedim",
+    "narrow", "permute", "ravel", "reshape", "reshape_as", "select", "split", "split_with_sizes",
+    "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "transpose", "unbind", "unflatten",
+    "unsqueeze", "view", "view_as") if hasattr(home, name)} | {
+        getattr(torch.Tensor, name).__get__ for name in ("T", "mT", "H", "mH")}
 
 
 class Region:
@@ -109,11 +117,12 @@ class Frame:
         if target is not None and torch.compiler.is_compiling():
             # What the graph's backward reads must not change.
             kept = tuple(x.clone() if x is target else x for x in args)
-            return target.copy_(self._fixed(entry, kept, kwargs))
-        out = self._fixed(entry, args, kwargs)
+            return target.copy_(self.fixed(entry, kept, kwargs))
+        out = self.fixed(entry, args, kwargs)
         return out if target is None else known(Write.apply(target, out))
 
-    def _fixed(self, entry: functions.Entry, args, kwargs):
+    def fixed(self, entry: functions.Entry, args, kwargs):
+        """The entry's function at the next site of its name."""
         if entry.composite:
             with running(Frame(self._within(entry), self.training)):
                 return entry.function(*args, **kwargs)
@@ -126,6 +135,12 @@ class Frame:
         layer = self.region.layer(name, kind or entry.kinds[0], entry.uses, entry.channels)
         visit(layer.site)
         return entry.function(layer, self.training, *args, **kwargs)
+
+    def instead(self, known, function, *args):
+        """`function` on the hardware that the torch function `known` has here."""
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break(f"{function.__name__} is not compiled")
+        return self.fixed(functions.TABLE[known]._replace(function=function), args, {})
 
     def _within(self, entry) -> Region:
         """The region of the functions that a composite one is made of."""
@@ -140,6 +155,14 @@ class Frame:
         self.calls[name] += 1
         return name if not calls else f"{name}_{calls}".lstrip("_")
 
+    @contextmanager
+    def named(self, name: str):
+        """Give the function that a composite one calls here this name, each time."""
+        region = self.region.part(name)
+        region.alone = True
+        with running(Frame(region, self.training)) as inner:
+            yield inner
+
     def _other(self, func, args, kwargs):
         """A function that the hardware does not have: moved as it is, or a float core."""
         if torch.compiler.is_compiling():
@@ -149,10 +172,18 @@ class Frame:
         if func in _PLAIN or getattr(func, "__module__", "") == "torch.nn.init" or not any(
                 x.is_floating_point() for x in _tensors(args, kwargs)):
             return func(*args, **kwargs)
+        if func in _HOST:
+            with host():
+                return func(*args, **kwargs)
         if func.__name__ == "__get__":
             out = func(*args, **kwargs)
             if not isinstance(out, torch.Tensor) or out.grad_fn is None:
                 return out
+        if func is torch.Tensor.__iter__:
+            return iter(self.call(torch.Tensor.unbind, args, {}))
+        if func in _VIEWS and torch.is_grad_enabled() and args[0].requires_grad and not any(
+                isinstance(x, torch.dtype) for x in args):
+            return _viewed(func, *args, **kwargs)
         moved = _aliased((args, kwargs), lambda x: x.grad_fn is not None, in_place(func))
         try:
             with audit():
@@ -187,6 +218,15 @@ class Frame:
         return target.copy_(out) if inplace and out is not target else out
 
 
+def _viewed(func, x, *args, **kwargs):
+    """What func, one of `_VIEWS`, gives, with gradients that are codes."""
+    out = func(x.detach(), *args, **kwargs)
+    if isinstance(out, torch.Tensor):
+        return View.apply(x, lambda x: func(x, *args, **kwargs))
+    return tuple(View.apply(x, lambda x, i=i: func(x, *args, **kwargs)[i])
+                 for i in range(len(out)))
+
+
 def in_place(func) -> bool:
     """Whether a torch function changes its first argument."""
     name = func.__name__
@@ -208,14 +248,14 @@ class _Table(TorchFunctionMode):
     """Sends every torch function to the frame that runs."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        _state.open = False  # torch takes a mode off the stack while it handles a function
+        state.open = False  # torch takes a mode off the stack while it handles a function
         try:
-            frame = _state.frames[-1]
+            frame = state.frames[-1]
             if frame.task != _task() or on_host():
                 return func(*args, **(kwargs or {}))
             return frame.call(func, args, kwargs or {})
         finally:
-            _state.open = True
+            state.open = True
 
 
 @contextmanager
@@ -223,7 +263,7 @@ def running(frame: Frame):
     """Run torch functions in this frame, until its forward ends."""
     push(frame)
     try:
-        yield
+        yield frame
     finally:
         while pop() is not frame:  # those above it were left by an interrupt
             pass
@@ -231,35 +271,35 @@ def running(frame: Frame):
 
 def within(region: Region) -> bool:
     """Whether torch functions run in this region now."""
-    frames = getattr(_state, "frames", [])
-    return bool(getattr(_state, "open", False) and frames and frames[-1].region is region)
+    frames = getattr(state, "frames", [])
+    return bool(getattr(state, "open", False) and frames and frames[-1].region is region)
 
 
 def push(frame: Frame) -> None:
     """Begin a frame; the mode is entered with the first one, or with one begun inside it."""
-    mode = None if getattr(_state, "open", False) else _Table()
-    frames = _state.frames = getattr(_state, "frames", [])
+    mode = None if getattr(state, "open", False) else _Table()
+    frames = state.frames = getattr(state, "frames", [])
     if mode is not None:
         mode.__enter__()
-        _state.open = True
+        state.open = True
     frames.append(frame)
     frame.mode, frame.task = mode, _task()
 
 
 def pop() -> Frame:
     """End the last frame."""
-    frame = _state.frames.pop()
+    frame = state.frames.pop()
     if frame.mode is not None:
-        _state.open = False
+        state.open = False
         frame.mode.__exit__(None, None, None)
     return frame
 
 
 def top() -> Frame | None:
     """The frame in which torch functions now run in this thread, None where they run in torch."""
-    if not getattr(_state, "open", False):
+    if not getattr(state, "open", False):
         return None
-    frame = _state.frames[-1]
+    frame = state.frames[-1]
     return frame if frame.task == _task() and not on_host() else None
 
 
@@ -289,13 +329,3 @@ def _replaced(value, change):
     if isinstance(value, dict):
         return {key: _replaced(x, change) for key, x in value.items()}
     return value
-
-
-@contextmanager
-def named(name: str):
-    """Give the function that a composite one calls here this name, each time."""
-    here = _state.frames[-1]
-    region = here.region.part(name)
-    region.alone = True
-    with running(Frame(region, here.training)):
-        yield
