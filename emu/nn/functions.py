@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from emu.nn.ops import (
+    attention,
+    composite,
     contract,
     einsum,
     elementwise,
@@ -18,6 +20,7 @@ from emu.nn.ops import (
     norm,
     pool,
     rectify,
+    recurrent,
     reduce,
     softmax,
     table,
@@ -189,6 +192,23 @@ for name in ("broadcast_to", "cat", "column_stack", "concat", "concatenate", "ds
                   takes=move.is_scatter if name == "scatter" else None)
     TABLE |= dict.fromkeys([*filter(None, of), *filter(None, [getattr(T, f"{name}_", None)])],
                            entry)
+
+for names, name, function, kind in (
+        ((F.scaled_dot_product_attention,), "attention", attention.scaled_dot_product_attention,
+         "attention"),
+        ((F.multi_head_attention_forward,), "multi_head_attention",
+         attention.multi_head_attention_forward, "MultiheadAttention"),
+        ((torch.lstm,), "lstm", recurrent.lstm, "LSTM"),
+        ((torch.lstm_cell,), "lstm_cell", recurrent.lstm_cell, "LSTMCell"),
+        ((torch.gru,), "gru", recurrent.gru, "GRU"),
+        ((torch.gru_cell,), "gru_cell", recurrent.gru_cell, "GRUCell"),
+        ((torch.rnn_tanh,), "rnn_tanh", recurrent.rnn_tanh, "RNN"),
+        ((torch.rnn_relu,), "rnn_relu", recurrent.rnn_relu, "RNN"),
+        ((torch.rnn_tanh_cell,), "rnn_tanh_cell", recurrent.rnn_tanh_cell, "RNNCell"),
+        ((torch.rnn_relu_cell,), "rnn_relu_cell", recurrent.rnn_relu_cell, "RNNCell"),
+        ((F.bilinear,), "bilinear", composite.bilinear, "Bilinear"),
+        ((torch.addmm, T.addmm, torch.baddbmm, T.baddbmm), "addmm", composite.addmm, "addmm")):
+    TABLE |= dict.fromkeys(names, Entry(name, function, (kind,), NONE, composite=True))
 
 # Modules that are an entry's function: the classes that a configuration may name.
 KINDS = {kind: entry for entry in TABLE.values() for kind in entry.kinds}

@@ -70,12 +70,13 @@ class Contraction(Operation):
             codes = layer.backend.matmul(layer.place("grad_bias", training), rows.T,
                                          np.ones((rows.shape[0], 1), np.int64), mac)[:, 0]
             form = mac.result.format.with_frac(error.form.frac + mac.result.format.frac)
-            found[2] = layer.requantise("grad_b", masked(codes, bias.passes), form, training)
+            found[2] = self.leave_weight(layer, training, masked(codes, bias.passes), form,
+                                         "grad_b")
         return found
 
-    def leave_weight(self, layer: Layer, training: bool, codes, form) -> Codes:
-        """The weight gradient in its cast."""
-        return layer.requantise("grad_w", codes, form, training)
+    def leave_weight(self, layer: Layer, training: bool, codes, form, name="grad_w") -> Codes:
+        """The gradient of the weight, or of the bias, in its cast."""
+        return layer.requantise(name, codes, form, training)
 
 
 def _result(layer: Layer, name: str, training: bool, a: Codes, b: Codes):
@@ -88,7 +89,7 @@ def masked(codes: np.ndarray, passes: np.ndarray | None) -> np.ndarray:
     return codes if passes is None else np.where(passes, codes, 0)
 
 
-class _Linear(Contraction):
+class Linear(Contraction):
     """x (..., in) times w (out, in): each pass is one matmul, k in the order of the definition."""
 
     def product(self, layer, training, x, w, bias):
@@ -215,7 +216,7 @@ class _Matmul(Contraction):
                          x.reshape(self.shapes[0]).swapaxes(-1, -2), error.reshape(self.matrices))
         return folded(out, self.shapes[1]).reshape(shape)
 
-    def leave_weight(self, layer, training, codes, form):
+    def leave_weight(self, layer, training, codes, form, name="grad_w"):
         return Codes(codes, border.holding(codes, form.frac), None)  # as that of x leaves
 
     def _each(self, layer, training, name, a, b):
@@ -249,7 +250,7 @@ def _rows(codes: np.ndarray) -> np.ndarray:
 
 def linear(layer: Layer, training: bool, input, weight, bias=None):
     """torch.nn.functional.linear on codes."""
-    return run(_Linear(), layer, training, input, weight, bias)
+    return run(Linear(), layer, training, input, weight, bias)
 
 
 def conv2d(layer: Layer, training: bool, input, weight, bias=None, stride=1, padding=0, dilation=1,
