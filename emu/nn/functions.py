@@ -78,7 +78,7 @@ for names, entry in {
     (T.__getitem__,): Entry("getitem", partial(move.any_move, T.__getitem__), ("getitem",), NONE,
                             takes=move.is_gather),
     (T.__setitem__,): Entry("setitem", move.setitem, ("setitem",), NONE),
-    (T.copy_,): Entry("copy", move.copy, ("copy",), NONE),
+    (T.copy_,): Entry("copy", move.copy, ("copy",), NONE, takes=move.wants_gradient),
     (T.to,): Entry("to", partial(move.convert, T.to), ("to",), NONE,
                    takes=partial(move.converts, None)),
     (T.type_as,): Entry("type_as", partial(move.convert, T.type_as), ("type_as",), NONE,

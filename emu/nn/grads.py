@@ -237,7 +237,7 @@ def hand_back(out: Codes, dtype: torch.dtype, parts: Parts | None, name: str) ->
 
 def _end(task: int) -> None:
     """Prove the sums that a backward pass took as its results before they reached an operation."""
-    for parts in _passes.__dict__.pop(task):
+    for parts in _passes.__dict__.pop(task, ()):
         _prove_sum(parts.taken())
 
 

@@ -238,8 +238,8 @@ def _aliased(arguments: tuple, which, keep_first: bool) -> tuple:
     """The arguments with an Alias of every tensor of `which` that wants a gradient."""
     if not torch.is_grad_enabled():
         return arguments
-    found = list(_tensors(*arguments))[keep_first:]
-    aliases = {id(x): Alias.apply(x) for x in found
+    found = {id(x): x for x in _tensors(*arguments)}
+    aliases = {place: Alias.apply(x) for place, x in list(found.items())[keep_first:]
                if x.requires_grad and x.is_floating_point() and which(x)}
     return _replaced(arguments, lambda x: aliases.get(id(x), x)) if aliases else arguments
 

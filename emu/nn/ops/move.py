@@ -111,6 +111,11 @@ def copy(layer: Layer, training: bool, input, src, non_blocking=False):
     return moved(layer, training, lambda x: x.expand(input.shape), src)
 
 
+def wants_gradient(input, src, *args, **kwargs) -> bool:
+    """Whether copying src into `input` is part of a graph: weights are also set so."""
+    return torch.is_grad_enabled() and (input.requires_grad or src.requires_grad)
+
+
 def setitem(layer: Layer, training: bool, input, index, value):
     """What input[index] = value makes of `input`."""
     def put(x, y):
@@ -146,12 +151,7 @@ class _Conversion(Operation):
         self.function = function
 
     def forward(self, layer, training, x):
-        with host():
-            out = self.function(x.detach())
-            if not torch.equal(out.double(), x.double()):
-                raise ValueError(f"layer {layer.site!r}: {x.dtype} to {out.dtype} rounds; cast to "
-                                 "a narrower format before, or keep the dtype")
-        return out
+        return self.function(x.detach())
 
     def backward(self, layer, training, gradient, needs):
         return [gradient.exact(f"{layer.site}.error")]
@@ -163,10 +163,18 @@ def convert(function, layer: Layer, training: bool, input, *args, **kwargs):
 
 
 def converts(to: torch.dtype | None, input, *args, **kwargs) -> bool:
-    """Whether a conversion, to this dtype or one among its arguments, has work to do."""
+    """Whether a conversion, to this dtype or one among its arguments, has a gradient to convert.
+
+    One that rounds has none here: it is a float core.
+    """
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and input.requires_grad):
+        return False
     for value in (*args, *kwargs.values()):
         to = getattr(value, "dtype", value if isinstance(value, torch.dtype) else to)
-    return input.dtype in border.CARRIERS and to in border.CARRIERS and to != input.dtype
+    if input.dtype not in border.CARRIERS or to not in border.CARRIERS or to == input.dtype:
+        return False
+    with host():
+        return torch.equal(input.to(to).double(), input.double())
 
 
 class _Embedding(Operation):
