@@ -265,7 +265,7 @@ class View(Function):
     @staticmethod
     def forward(ctx, x, function):
         ctx.set_materialize_grads(False)
-        ctx.parts, ctx.users, ctx.function, ctx.shape = [], parts_of(x), function, x.shape
+        ctx.parts, ctx.users, ctx.function, ctx.shape = Parts(), parts_of(x), function, x.shape
         return function(x.detach())
 
     @staticmethod
@@ -313,8 +313,8 @@ class Alias(Function):
 
 def outgoing(value):
     """The results of a model: gradients of theirs from outside are counted beside those within."""
-    return tree_map(lambda x: Alias.apply(x) if isinstance(x, torch.Tensor) and x.requires_grad
-                    and hasattr(x.grad_fn, "parts") else x, value)
+    return tree_map(lambda x: known(Alias.apply(x)) if isinstance(x, torch.Tensor)
+                    and x.requires_grad and hasattr(x.grad_fn, "parts") else x, value)
 
 
 # The nodes of autograd that only move gradients: those of the functions that scope lets through.

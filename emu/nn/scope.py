@@ -222,8 +222,8 @@ def _viewed(func, x, *args, **kwargs):
     """What func, one of `_VIEWS`, gives, with gradients that are codes."""
     out = func(x.detach(), *args, **kwargs)
     if isinstance(out, torch.Tensor):
-        return View.apply(x, lambda x: func(x, *args, **kwargs))
-    return tuple(View.apply(x, lambda x, i=i: func(x, *args, **kwargs)[i])
+        return known(View.apply(x, lambda x: func(x, *args, **kwargs)))
+    return tuple(known(View.apply(x, lambda x, i=i: func(x, *args, **kwargs)[i]))
                  for i in range(len(out)))
 
 
