@@ -264,25 +264,13 @@ def through_an_old_view(x):
     return view * 3
 
 
-@pytest.mark.parametrize("function", [through_a_view, through_an_old_view])
-def test_changes_that_autograd_would_not_know_of_are_refused(function):
+@pytest.mark.parametrize(("function", "message"), [
+    (through_a_view, r"a view \(1, 1\) is changed in place, which what it is a view of does not"),
+    (through_an_old_view, "its base or another view of its base has been modified inplace")])
+def test_changes_that_autograd_would_not_know_of_are_refused(function, message):
     x = torch.ones(1, requires_grad=True)
-    with pytest.raises(nn.FloatSum, match="changed in place through a view of it, or a view of it"):
+    with pytest.raises(RuntimeError, match=message):
         fixed(function)(x)
-
-
-def test_a_view_that_is_changed_may_be_read():
-    def function(x):
-        view = (x * 1).view(1, 1)
-        view *= 2
-        view[0] += 1
-        return view * 3
-
-    x = torch.ones(1, requires_grad=True)
-    with nn.audit():
-        y = fixed(function)(x)
-        y.backward(torch.ones_like(y))
-    assert (y.tolist(), x.grad.tolist()) == ([[9]], [6])
 
 
 @pytest.mark.parametrize("convert", [torch.Tensor.float, lambda x: x.to(torch.float32),

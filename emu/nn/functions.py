@@ -67,10 +67,11 @@ for names, entry in {
     (torch.div, T.div, T.div_, torch.divide, T.divide, T.divide_, torch.true_divide, T.true_divide,
      T.true_divide_): Entry("div", elementwise.div, ("div",), PAIR,
                             takes=lambda *args, rounding_mode=None: rounding_mode is None),
-    (T.__rdiv__,): Entry("div", elementwise.rdiv, ("div",), PAIR),
-    (torch.square, T.square, T.square_, torch.pow, T.pow, T.pow_, T.__pow__, T.__ipow__): Entry(
-        "square", elementwise.square, ("square",), SUM[:3],
-        takes=lambda x, exponent=2, **_: isinstance(exponent, int | float) and exponent == 2),
+    (T.__rdiv__,): Entry("rdiv", elementwise.rdiv, ("rdiv",), PAIR),
+    (torch.square, T.square, T.square_): Entry("square", elementwise.square, ("square",), CAST),
+    (torch.pow, T.pow, T.pow_, T.__pow__, T.__ipow__): Entry(
+        "pow", elementwise.square, ("pow",), CAST,
+        takes=lambda x, exponent: isinstance(exponent, int | float) and exponent == 2),
     (torch.neg, T.neg, T.neg_, torch.negative, T.negative, T.negative_): Entry(
         "neg", elementwise.neg, ("neg",), NONE),
     (torch.abs, T.abs, T.abs_, torch.absolute, T.absolute, T.absolute_): Entry(

@@ -284,7 +284,7 @@ class View(Function):
         return hand_back(found, grad.dtype, ctx.users, "a gradient"), None
 
 
-def _arrived(grad: torch.Tensor, parts: list[Part]) -> Codes | None:
+def _arrived(grad: torch.Tensor, parts: Parts) -> Codes | None:
     """The codes of a gradient, None for one from outside the hardware that is on no grid."""
     found = Gradient.of(grad, parts)
     try:
@@ -358,6 +358,14 @@ class Write(Function):
             return None, None
         found = Gradient.of(grad, ctx.parts).exact("a gradient")
         return None, hand_back(found, ctx.dtype, ctx.users, "a gradient")
+
+
+def overwrite(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The target, overwritten by the value; raises FloatSum where it is a view with a gradient."""
+    if target._is_view() and hasattr(target.grad_fn, "parts"):
+        raise FloatSum(f"a view {tuple(target.shape)} is changed in place, which what it is a view "
+                       "of does not learn of; use the operation that is not in place")
+    return known(Write.apply(target, value))
 
 
 def known(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from emu.nn import compiled, functions
 from emu.nn.audit import FloatSum, audit, host, on_host, visit
 from emu.nn.config import Site
 from emu.nn.frames import state
-from emu.nn.grads import Alias, View, Write, known, sums_nothing
+from emu.nn.grads import Alias, View, known, overwrite, sums_nothing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.operation import run
 from emu.nn.ops.casts import Cast
@@ -119,7 +119,7 @@ class Frame:
             kept = tuple(x.clone() if x is target else x for x in args)
             return target.copy_(self.fixed(entry, kept, kwargs))
         out = self.fixed(entry, args, kwargs)
-        return out if target is None else known(Write.apply(target, out))
+        return out if target is None else overwrite(target, out)
 
     def fixed(self, entry: functions.Entry, args, kwargs):
         """The entry's function at the next site of its name."""
