@@ -30,7 +30,7 @@ RTL = hardware() / "rtl"
 FAST = ["cxxrtl", "netlist", "icarus"]
 LFSR = lfsr_unit(8).parameters
 DRAW = {"load_i": [1, 0, 0], "state_i": [1, 0, 0]}
-SPECS = ["s12f14 -> s5f0 stochastic6 sat", "u64f63 -> u64f0 ties_even wrap",
+SPECS = ["s62f40 -> s32f0 stochastic6 sat", "u64f63 -> u64f0 ties_even wrap",
          "{a: s4, b: s4, product: s4f-2 ties_even sat, acc: s8f-2 sat, lanes: 4}", "lfsr16"]
 
 
@@ -54,10 +54,10 @@ def only(tmp_path, monkeypatch):
             (folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:/bin" if scripts else str(folder))
         monkeypatch.setattr(tools, "find_spec", lambda name: None)
-        for cached in (tools.version, tools.cxxrtl_include):
+        for cached in (tools.version, tools.cxxrtl_header):
             cached.cache_clear()
     yield leave
-    for cached in (tools.version, tools.cxxrtl_include):
+    for cached in (tools.version, tools.cxxrtl_header):
         cached.cache_clear()
 
 

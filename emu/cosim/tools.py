@@ -78,8 +78,8 @@ _FIND = {"icarus": icarus, "verilator": verilator, "yosys": yosys, "g++": compil
 
 
 @functools.cache
-def cxxrtl_include() -> Path:
-    """The folder from which models of the yosys used include their header."""
+def cxxrtl_header() -> tuple[Path, str]:
+    """The folder from which models of the yosys used include their header, and the header."""
     if shutil.which("yosys"):
         config = shutil.which("yosys-config")
         share = Path(call([config, "--datdir"]).strip()) if config else Path("/usr/share/yosys")
@@ -88,7 +88,7 @@ def cxxrtl_include() -> Path:
     for folder, header in ((share / "include/backends/cxxrtl/runtime", "cxxrtl/cxxrtl.h"),
                            (share / "include", "backends/cxxrtl/cxxrtl.h")):
         if (folder / header).is_file():
-            return folder
+            return folder, header
     raise ToolMissing("the headers of CXXRTL are missing: apt-get install yosys-dev")
 
 

@@ -1,44 +1,114 @@
-"""A vector set replayed through one of the engines: every file as arrays, in one call each."""
+"""A vector set replayed through one of the engines: every file as arrays, in one call each.
+
+The sums of a recorded training step also pass through mac_array, and a sample of every file of it
+through Icarus.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from emu.cosim import lines
 from emu.cosim.engines import chosen, run
+from emu.cosim.matrices import Tiles, through_array, tiles_of
 from emu.cosim.ports import Port, interface
 from emu.cosim.replay import SHOWN, FileReport, Report, checked_files, write_junit
+from emu.cosim.tools import require
 from emu.golden.units import Field
 from emu.golden.vectors import VectorFile, equation
 
 Columns = dict[str, np.ndarray]
+SAMPLE = 64  # lines of a file, or sums of a pass, that Icarus sees
 
 
 def replay_arrays(manifest: Path, backend: str | None = None, rtl: Sequence[Path] = (),
-                  junit: Path | None = None, progress=None) -> Report:
-    """Replay every file of a vector set by `engines.run`; otherwise as `replay`."""
+                  junit: Path | None = None, progress=None, seed: int = 1) -> Report:
+    """Replay every file of a vector set by `engines.run`; otherwise as `replay`.
+
+    `seed` draws what of a recorded step is replayed in Icarus as well.
+    """
     files = checked_files(manifest, junit)
     backend = backend or chosen()
+    if backend != "icarus" and any(_recorded(file) for file in files):
+        require("icarus")
     reports = []
     for i, file in enumerate(files):
         if progress:
             progress(file.name, i, len(files))
-        reports.append(_file(file, backend, rtl))
+        reports += _replays(file, backend, rtl, seed)
     return write_junit(Report(backend, tuple(reports)), junit)
 
 
-def _file(file: VectorFile, backend: str, rtl: Sequence[Path]) -> FileReport:
-    ports = columns(file)
-    text = digits_of(file)
-    expected = lines.decode(ports, text)
-    answers = run(file.unit, file.parameters,
-                  {port.name: expected[port.name] for port in ports if not port.out}, backend, rtl)
-    wrong = differing(ports, expected, answers)
-    told = [difference(file, ports, text, int(line), answers) for line in wrong[:SHOWN]]
-    return FileReport(file.name, file.unit, file.cases, len(wrong), tuple(told))
+def _recorded(file: VectorFile) -> bool:
+    return "step" in file.classes
+
+
+def _replays(file: VectorFile, backend: str, rtl: Sequence[Path], seed: int
+             ) -> Iterator[FileReport]:
+    recorded = _File(file)
+    every = np.arange(file.cases)
+    yield recorded.report("", every, recorded.answers(every, backend, rtl))
+    if not _recorded(file):
+        return
+    tiles = tiles_of(recorded.codes) if file.unit.startswith("mac") else None
+    if tiles is not None:
+        yield recorded.tiled(" in mac_array", tiles, backend, rtl)
+    if backend == "icarus":
+        return
+    draw, sampled = np.random.default_rng(seed), f", a sample in icarus, seed {seed}"
+    if tiles is not None:
+        some = draw.permutation(len(tiles.line))[:max(1, SAMPLE // tiles.line[0].size)]
+        yield recorded.tiled(f" in mac_array{sampled}", tiles[some], "icarus", rtl)
+    else:
+        some = np.arange(min(SAMPLE, file.cases))
+        if file.unit == "quantizer":  # whose lines depend on none before them
+            some = np.sort(draw.permutation(file.cases)[:SAMPLE])
+        yield recorded.report(sampled, some, recorded.answers(some, "icarus", rtl))
+
+
+class _File:
+    """One vector file as arrays: its `ports` in the order of the columns, and their `codes`."""
+
+    def __init__(self, file: VectorFile):
+        self.file, self.ports = file, columns(file)
+        text = np.frombuffer(file.path.read_bytes(), np.uint8).reshape(file.cases, -1)
+        self.text = text[:, (text[0] != ord("_")) & (text[0] != ord("\n"))]
+        self.codes = lines.decode(self.ports, self.text)
+
+    def answers(self, some: np.ndarray, backend: str, rtl: Sequence[Path]) -> Columns:
+        """What the unit answers to these lines."""
+        return run(self.file.unit, self.file.parameters, {
+            port.name: self.codes[port.name][some] for port in self.ports if not port.out},
+            backend, rtl)
+
+    def tiled(self, how: str, tiles: Tiles, backend: str, rtl: Sequence[Path]) -> FileReport:
+        """The report on the sums of these tiles."""
+        sums, there = through_array(self.file, tiles, backend, rtl), tiles.line >= 0
+        order = np.argsort(tiles.line[there])
+        return self.report(how, tiles.line[there][order], {
+            "acc_o": sums.acc[there][order], "ovf_o": sums.overflowed[there][order]})
+
+    def report(self, how: str, some: np.ndarray, answers: Columns) -> FileReport:
+        """The report on what some outputs are at these lines."""
+        wrong = np.flatnonzero(np.logical_or.reduce(
+            [codes != self.codes[name][some] for name, codes in answers.items()]))
+        told = [self._difference(how, some[i], {name: codes[i:i + 1]
+                                                for name, codes in answers.items()})
+                for i in wrong[:SHOWN]]
+        return FileReport(self.file.name + how, self.file.unit, len(some), len(wrong), tuple(told))
+
+    def _difference(self, how: str, line: int, came: Columns) -> str:
+        want, got, at = [], [], 0
+        for port in self.ports:
+            digits = lines.digits(port)
+            want.append(self.text[line, at:at + digits].tobytes().decode())
+            got.append(lines.encode([port], came, 1).decode().strip() if port.name in came
+                       else want[-1])
+            at += digits
+        return equation(self.file, line + 1, want, got) + how
 
 
 def columns(file: VectorFile) -> list[Port]:
@@ -55,31 +125,3 @@ def columns(file: VectorFile) -> list[Port]:
 
 def _shown(field: Field) -> str:
     return f"{field.name} ({field.width} bits, {field.dir})"
-
-
-def digits_of(file: VectorFile) -> np.ndarray:
-    """The hex digits of every line, (cases, digits)."""
-    text = np.frombuffer(file.path.read_bytes(), np.uint8).reshape(file.cases, -1)
-    return text[:, (text[:1] != ord("_")).all(0) & (text[:1] != ord("\n")).all(0)]
-
-
-def differing(ports: Sequence[Port], expected: Columns, answers: Columns) -> np.ndarray:
-    """The lines, from 0, at which some output differs."""
-    wrong = np.zeros(len(expected[ports[0].name]), np.bool_)
-    for port in ports:
-        if port.out:
-            wrong |= answers[port.name] != expected[port.name]
-    return np.flatnonzero(wrong)
-
-
-def difference(file: VectorFile, ports: Sequence[Port], text: np.ndarray, line: int,
-               answers: Columns) -> str:
-    """One difference as an equation."""
-    want, got, at = [], [], 0
-    for port in ports:
-        digits = lines.digits(port)
-        want.append(text[line, at:at + digits].tobytes().decode())
-        at += digits
-        came = {port.name: answers[port.name][line:line + 1]} if port.out else {}
-        got.append(lines.encode([port], came, 1).decode().strip() if port.out else want[-1])
-    return equation(file, line + 1, want, got)
