@@ -17,7 +17,8 @@ test: .venv/ready  ## lint, then all tests
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
-regression: .venv/ready  ## compare 100,000 products and 5,000 convolutions by every path
+regression: .venv/ready  ## epochs in the Verilog, 100,000 products and 5,000 convolutions by every path
+	$(BIN)/python tests/regression_rtl.py
 	$(BIN)/python tests/regression.py
 	$(BIN)/emu prove --second 1
 	[ "$$(uname -m)" != x86_64 ] || NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma \

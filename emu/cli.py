@@ -28,6 +28,13 @@ class Simulator(str, Enum):
     verilator = "verilator"
 
 
+class Computes(str, Enum):
+    """What computes a training."""
+
+    engine = "engine"
+    rtl = "rtl"
+
+
 class Engine(str, Enum):
     """What computes the Verilog where whole arrays pass through it."""
 
@@ -52,6 +59,9 @@ def train(
         help="watch every n-th step, 0 none; instead of the recipe's")] = None,
     baseline: Annotated[bool, typer.Option(
         "--baseline", help="also train the same network in float64")] = False,
+    backend: Annotated[Computes, typer.Option(
+        help="rtl: every sum, cast and draw in the compiled Verilog, watched by nobody")
+    ] = Computes.engine,
 ) -> None:
     """Train a network with every sum in integer codes."""
     from emu.lab.recipe import Recipe
@@ -61,6 +71,8 @@ def train(
     chosen = Recipe.load(recipe)
     if data is not None:
         chosen = dataclasses.replace(chosen, data=data)
+    if backend == Computes.rtl:
+        monitor = 0
     if monitor is not None:
         chosen = dataclasses.replace(chosen, monitor=monitor)
     if epochs is not None:
@@ -68,7 +80,7 @@ def train(
             chosen, training=dataclasses.replace(chosen.training, epochs=epochs))
     folder = folder or Path("runs") / Path(recipe).stem
     with _progress() as report:
-        run = run_training(chosen, folder, resume, record, report)
+        run = run_training(chosen, folder, resume, record, report, _computes(backend))
         twin = float_accuracy(chosen, report) if baseline else None
     last = run.metrics[-1]
     _print_telemetry(run.telemetry)
@@ -77,6 +89,14 @@ def train(
     out.print(f"run folder {folder}", soft_wrap=True)
     if record:
         out.print(f"recorded step {record}; replay it with: emu cosim {record}", soft_wrap=True)
+
+
+def _computes(backend: Computes):
+    if backend == Computes.rtl:
+        from emu.lab.rtl import RtlBackend as Chosen
+    else:
+        from emu.nn.backend import Backend as Chosen
+    return Chosen
 
 
 @app.command()
@@ -115,6 +135,8 @@ def cosim(
     junit: Annotated[Path | None, typer.Option(help="write a JUnit XML report")] = None,
     require: Annotated[str, typer.Option(
         help="tools that must be here, like icarus,yosys: else exit status 2")] = "",
+    seed: Annotated[int, typer.Option(
+        help="draws what Icarus sees of a recorded step that --backend replays")] = 1,
 ) -> None:
     """Replay vectors on the Verilog; exit status 1 at any difference."""
     from emu import cosim as bench
@@ -125,7 +147,7 @@ def cosim(
         raise ValueError("--waves and --backend: an array leaves no waves; give --sim instead")
     with _progress() as report:
         if backend:
-            result = bench.replay_arrays(manifest, backend.value, rtl or (), junit, report)
+            result = bench.replay_arrays(manifest, backend.value, rtl or (), junit, report, seed)
         else:
             result = bench.replay(manifest, sim.value, rtl or (), waves, junit, progress=report)
     for line in result.differences:

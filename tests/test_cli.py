@@ -53,6 +53,19 @@ def test_train_resumes_and_diff_finds_runs_equal(emu):
     assert emu("diff", "a", "b") == (0, "", "")
 
 
+def test_train_computes_in_the_verilog_what_is_asked(emu, monkeypatch):
+    asked = []
+
+    def train(recipe, *rest):
+        asked.append((recipe.monitor, rest[-1].__name__))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("emu.lab.train.train", train)
+    for arguments in ([], ["--backend", "rtl"]):
+        assert emu("train", "digits-mlp-int8", *arguments) == (2, "", "emu: enough\n")
+    assert asked == [(10, "Backend"), (0, "RtlBackend")]
+
+
 def test_vectors_of_a_spec_replay(emu):
     status, out, _ = emu("vectors", SPEC, "--out", "mine")
     assert (status, out.split()[1]) == (0, "files,")

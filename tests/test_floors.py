@@ -29,9 +29,9 @@ FLOORS = {
                   "cocotb", "cocotb_tools", "find_libpython"},
     "emu/nn": {"emu.number", "emu.spec", "emu.update", "emu.norm", "emu.norm_casts", "emu.table",
                "emu.engine", "numpy", "torch", "yaml", "pydantic", "pydantic_core", "rich"},
-    "emu/lab": {"emu.__version__", "emu.number", "emu.spec", "emu.reference", "emu.engine",
-                "emu.bounds", "emu.golden", "emu.cosim", "emu.nn", "numpy", "torch", "yaml",
-                "safetensors", "sklearn", "matplotlib"},
+    "emu/lab": {"emu.__version__", "emu.number", "emu.spec", "emu.update", "emu.reference",
+                "emu.engine", "emu.bounds", "emu.golden", "emu.cosim", "emu.nn", "numpy", "torch",
+                "yaml", "safetensors", "sklearn", "matplotlib"},
     "hw/tb": {"emu.golden.vectors", "cocotb", "bench"},
 }
 FILES = [(place, path) for place in FLOORS for path in

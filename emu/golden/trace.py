@@ -258,7 +258,7 @@ def _minus(form: Format) -> Format:
 def _add_product(writer: VectorWriter, name: str, addend: _Codes, operand: _Codes, factor: int,
                  form: Format) -> _Codes:
     """Write addend + operand * factor, a code of `form`, as MACs of one product; the exact sums."""
-    mac, align = _exact_mac(operand.form, form, addend.form)
+    mac, align = exact_mac(operand.form, form, addend.form)
     zeros = mac.product.format.frac
     bias = [code << align for code in addend.codes]
     sums = [x + (code * factor << zeros) for x, code in zip(bias, operand.codes, strict=True)]
@@ -279,7 +279,7 @@ def _reference_cast(writer: VectorWriter, name: str, found: _Codes, to: Cast, ra
     return _Codes(results, to.format)
 
 
-def _exact_mac(a: Format, b: Format, addend: Format) -> tuple[MacSpec, int]:
+def exact_mac(a: Format, b: Format, addend: Format) -> tuple[MacSpec, int]:
     """A MAC that adds one product to an addend and loses nothing; the addend's left shift."""
     finer = max(a.frac + b.frac, addend.frac)
     zeros, align = finer - a.frac - b.frac, finer - addend.frac

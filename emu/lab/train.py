@@ -29,9 +29,9 @@ class Machine(NamedTuple):
     backend: Backend
 
     @classmethod
-    def build(cls, recipe: Recipe, images: Images) -> Machine:
+    def build(cls, recipe: Recipe, images: Images, computes: type[Backend] = Backend) -> Machine:
         """The recipe's network on its hardware, as it is before the first step."""
-        backend = Backend(recipe.seed)
+        backend = computes(recipe.seed)
         model = nn.fix(float_model(recipe, images), recipe.hardware, backend)
         return cls(model, nn.SGD(model, recipe.training.lr, recipe.training.momentum), backend)
 
@@ -46,16 +46,17 @@ class Machine(NamedTuple):
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None = None,
-          progress: Progress | None = None) -> Run:
+          progress: Progress | None = None, computes: type[Backend] = Backend) -> Run:
     """Train on the hardware and leave a run folder; with `record` also one step as vectors.
 
     Bit-exact: the weights are the same bytes for any number of threads, and for a run that was
-    stopped after an epoch and resumed. Raises ValueError for a folder that is already a run
-    (unless `resume`), and for a recipe whose hardware is not complete.
+    stopped after an epoch and resumed, and for whatever backend `computes` them. Raises ValueError
+    for a folder that is already a run (unless `resume`), and for a recipe whose hardware is not
+    complete.
     """
     images = load(recipe.data)
-    machine = Machine.build(recipe, images)
-    _rehearse(recipe, images, record)
+    machine = Machine.build(recipe, images, computes)
+    _rehearse(recipe, images, record, computes)
     run = Run.resume(out, recipe) if resume else Run.create(out, recipe, machine.model)
     if run.epochs:
         machine.load(run.state())
@@ -68,9 +69,10 @@ def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None =
     return run
 
 
-def _rehearse(recipe: Recipe, images: Images, record: Path | None) -> None:
+def _rehearse(recipe: Recipe, images: Images, record: Path | None, computes: type[Backend]
+              ) -> None:
     """One step on two images, so that what is refused is refused before anything is written."""
-    machine = Machine.build(recipe, images)
+    machine = Machine.build(recipe, images, computes)
     if record is not None:
         golden.check_replaceable(record)
         recorder = _recorded(machine)

@@ -170,7 +170,10 @@ class Backend:
             return None
         loads = self.loads(place)
         self.calls[place] += place.training
-        return engine.random_operands(shape, to.rand_bits, loads)
+        return self._draw(shape, to.rand_bits, loads)
+
+    def _draw(self, shape: tuple, rand_bits: int, loads: np.ndarray) -> np.ndarray:
+        return engine.random_operands(shape, rand_bits, loads)
 
     def loads(self, place: Place) -> np.ndarray:
         """The LFSR load words of the next stochastic cast at `place`."""

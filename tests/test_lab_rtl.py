@@ -1,0 +1,168 @@
+"""Training in the compiled Verilog, and recorded steps through it: the same bits as the engine."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cosim import flip_bit
+from test_lab import recipe
+
+from emu import cosim, engine
+from emu.cosim import engines, hardware, replay_arrays
+from emu.cosim.places import modules_of
+from emu.golden import read_manifest
+from emu.lab import train as lab
+from emu.lab.rtl import RtlBackend
+from emu.lab.run import WEIGHTS
+from emu.nn.backend import Backend, Place
+from emu.number import Cast, Format
+from emu.spec import MacSpec
+from emu.update import UpdateSpec
+
+PLACE = Place("fc", "x", True)
+UPDATE = ("{weight: s16f12 stochastic8 sat, momentum: s16f10 ties_even sat, grad: s12f12 sat, "
+          "lr: u8f8 sat, mu: u8f8 sat, decay: u4f10 sat, nesterov: s16f10 sat}")
+
+
+NETWORK = {"conv1": {"Conv2d": {"out_channels": 3, "kernel_size": 3}}, "relu1": "ReLU",
+           "pool2": {"AvgPool2d": {"kernel_size": 2}}, "flatten": "Flatten",
+           "fc": {"Linear": {"out_features": 10}}}
+
+
+def tiny():
+    """Two steps of a small convolutional net, and a step of two images to record."""
+    return recipe("digits-cnn-int8", training__epochs=1, training__batch=720, record_batch=2,
+                  monitor=0, network=NETWORK)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What the engine made of it: (weights, the recorded step)."""
+    folder = tmp_path_factory.mktemp("engine")
+    run = lab.train(tiny(), folder / "run", record=folder / "step")
+    return (run.path / WEIGHTS).read_bytes(), folder / "step"
+
+
+def weights(folder):
+    run = lab.train(tiny(), folder, computes=RtlBackend)
+    return (run.path / WEIGHTS).read_bytes()
+
+
+def test_training_in_the_verilog_gives_the_same_bytes(trained, tmp_path, monkeypatch):
+    called = set()
+    spied = cosim.run
+
+    def spy(unit, *rest):
+        called.add(unit)
+        return spied(unit, *rest)
+
+    monkeypatch.setattr(cosim, "run", spy)
+    monkeypatch.setattr("emu.cosim.tiles.run", spy)
+    for operation in ("cast", "matmul", "conv2d", "conv2d_grad_input", "conv2d_grad_weight", "sgd",
+                      "_draw"):
+        monkeypatch.setattr(Backend, operation, None)  # so the engine is not asked
+    assert weights(tmp_path / "rtl") == trained[0]
+    assert called == {"lfsr", "mac", "mac_array", "quantizer"}
+
+
+def test_another_lfsr_gives_other_bytes(trained, tmp_path, monkeypatch):
+    text = (hardware() / "rtl" / "lfsr.v").read_text()
+    assert "32'h80200003" in text
+    (tmp_path / "lfsr.v").write_text(text.replace("32'h80200003", "32'ha3000000"))
+    monkeypatch.setattr(engines, "modules_of", lambda unit, rtl: modules_of(
+        unit, [tmp_path / "lfsr.v"]))
+    assert weights(tmp_path / "rtl") != trained[0]
+
+
+def test_a_recorded_step_passes_through_array_and_quantizer(trained):
+    files = read_manifest(trained[1]).files
+    report = replay_arrays(trained[1], "cxxrtl", seed=3)
+    assert report.ok, report.differences
+    arrays = [file for file in report.files if file.name.endswith(" in mac_array")]
+    sampled = [file for file in report.files if file.name.endswith("a sample in icarus, seed 3")]
+    assert {file.name.split(".hex")[0] for file in arrays} >= {
+        f"mac/{layer}.{part}" for layer in ("conv1", "fc")
+        for part in ("forward", "grad_weight", "grad_bias")}
+    assert len(sampled) == len(files) and all(file.cases for file in report.files)
+    for file in arrays:  # every sum, whole
+        loads = sum(line[0] == "1" for line in next(
+            f for f in files if file.name.startswith(f.name)).lines())
+        assert file.cases == loads
+
+
+def test_one_wrong_sum_of_a_step_is_found_in_mac_and_array(trained, tmp_path):
+    copy = Path(shutil.copytree(trained[1], tmp_path / "step"))
+    name = "mac/conv1.forward.hex"
+    file, = [file for file in read_manifest(copy).files if file.name == name]
+    line = 1 + next(i for i, fields in enumerate(file.lines()) if fields[1] == "1")
+    flip_bit(copy, name, line, 6)
+    report = replay_arrays(copy, "cxxrtl")
+    assert [file.name for file in report.files if file.mismatches][:2] == [
+        name, f"{name} in mac_array"]
+    assert all(text.startswith(f"{name}:{line}  load_i=0 last_i=1 ")
+               for text in report.differences)
+
+
+def test_casts_are_the_engines_at_every_shift():
+    rng = np.random.default_rng(1)
+    for text, dtype, fracs in (("s8f0 ties_even sat", np.int16, (-70, -8, 0, 5, 40)),
+                               ("s9f0 stochastic16 wrap", np.int64, (-300, -1, 64, 300))):
+        to = Cast.parse(text)
+        mine, theirs = RtlBackend(3), Backend(3)
+        for frac in fracs:
+            codes = rng.integers(-1 << 15, 1 << 15, (5, 7)).astype(dtype)
+            form = Format(16, frac)
+            got, want = (backend.cast(PLACE, codes, form, to) for backend in (mine, theirs))
+            assert got.codes.dtype == want.codes.dtype and got.outside == want.outside
+            assert np.array_equal(got.codes, want.codes), (text, frac)
+            assert np.array_equal(got.inside, want.inside)
+
+
+@pytest.mark.parametrize("text", [
+    "{a: s4, b: s4, acc: s7 sat, lanes: 2, block: 2}",
+    "{a: s4, b: s4, acc: s8 sat, tile: 3, outer: s8f-1 ties_even sat}"])
+def test_products_are_the_engines(text):
+    rng = np.random.default_rng(2)
+    mac = MacSpec.parse(text)
+    mine, theirs = RtlBackend(), Backend()
+
+    def codes(*shape):
+        return rng.integers(-8, 8, shape).astype(np.int8)
+
+    def same(operation, *arguments, **geometry):
+        got, want = (getattr(backend, operation)(PLACE, *arguments, **geometry)
+                     for backend in (mine, theirs))
+        assert got.dtype == want.dtype and np.array_equal(got, want), operation
+
+    same("matmul", codes(9, 5), codes(5, 17), mac, rng.integers(-60, 60, 17))
+    geometry = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+    x, w = codes(2, 4, 7, 6), codes(6, 2, 3, 2)
+    size = engine.conv2d(x, w, mac, **geometry).shape
+    same("conv2d", x, w, mac, rng.integers(-60, 60, 6), **geometry)
+    same("conv2d_grad_input", codes(*size), w, mac, (7, 6), **geometry)
+    same("conv2d_grad_weight", x, codes(*size), mac, (3, 2), **geometry)
+
+
+def test_updates_are_the_engines():
+    spec, rng = UpdateSpec.parse(UPDATE), np.random.default_rng(4)
+    weight, momentum, grad = (rng.integers(-1 << bits, 1 << bits, (4, 5)).astype(np.int16)
+                              for bits in (15, 15, 11))
+    got, want = (backend.sgd(PLACE, weight, momentum, grad, 77, 230, spec, 9)
+                 for backend in (RtlBackend(5), Backend(5)))
+    assert got[2:] == want[2:] and got.outside_weight > 0
+    for mine, theirs in zip(got[:2], want[:2], strict=True):
+        assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("operation", ["divide", "lookup", "softmax", "batch_norm", "square_sum",
+                                       "buffered_sgd", "conv_transpose2d"])
+def test_what_no_module_does_is_refused(operation):
+    with pytest.raises(ValueError, match=rf"^fc\.x: no module of hw/rtl does {operation}; train"):
+        getattr(RtlBackend(), operation)(PLACE, None, spec=None)
+
+
+def test_nothing_of_the_engine_is_inherited():
+    public = {name for name, method in vars(Backend).items()
+              if callable(method) and not name.startswith("_")}
+    assert public - vars(RtlBackend).keys() == {"end_step", "loads", "quantize"}
