@@ -5,9 +5,14 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
+from emu import nn
 from emu.lab.data import load
 from emu.lab.models import MODELS
+from emu.lab.recipe import Recipe
+from emu.lab.train import Machine
+from emu.lab.train import _step as take_step
 
 NAMES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
@@ -115,3 +120,16 @@ def test_what_is_generated_is_the_same_each_time():
 def test_a_residual_network_has_twenty_layers_with_weights():
     model = MODELS["resnet20"]((3, 32, 32), 10)
     assert sum(p.dim() > 1 for p in model.parameters()) == 20
+
+
+@pytest.mark.parametrize("name", ["lenet5", "lookup-transformer", "resnet20"])
+def test_a_shipped_network_takes_a_step_under_the_auditor(name):
+    recipe = Recipe.load(name)
+    images = load(recipe.data)
+    machine = Machine.build(recipe, images)
+    before = {name: p.detach().clone() for name, p in machine.model.named_parameters()}
+    loss = take_step(machine, *(torch.from_numpy(x[:2]) for x in images[:2]))
+    assert np.isfinite(loss)
+    moved = [name for name, p in machine.model.named_parameters() if not p.equal(before[name])]
+    assert len(moved) > len(before) // 2
+    assert all(layer.exact for layer in nn.layers(machine.model).values())
