@@ -103,6 +103,11 @@ def test_the_rounding_port_is_proved_in_every_mode(tmp_path):
     assert proof.difference is not None
 
 
+def test_two_levels_are_refused():
+    with pytest.raises(ValueError, match="only quantizer, mac, lfsr can be proved"):
+        prove.prove([(from_text("{a: s4, b: s4, acc: s8, tile: 2, outer: s9}"), {})])
+
+
 def test_nothing_asked_is_an_error():
     with pytest.raises(ValueError, match="no unit to prove"):
         prove.prove([])
