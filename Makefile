@@ -27,6 +27,9 @@ regression: .venv/ready  ## epochs in the Verilog, 100,000 products and 5,000 co
 prove: .venv/ready  ## prove that the Verilog equals its definition, by two solvers
 	$(BIN)/emu prove --second 1
 
+mutate: .venv/ready  ## change the Verilog in 1,500 small ways; the vectors must notice
+	$(BIN)/emu mutate
+
 vectors: .venv/ready  ## write vectors/ again; the bytes must not change
 	$(BIN)/emu vectors --out vectors
 
@@ -56,4 +59,4 @@ clean:  ## remove everything that was installed or built
 		-e '.[bench]'
 	@touch $@
 
-.PHONY: help demo test regression prove vectors bench setup clean
+.PHONY: help demo test regression prove mutate vectors bench setup clean

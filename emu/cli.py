@@ -1,9 +1,10 @@
-"""The commands: `emu train`, `vectors`, `cosim`, `prove`, `diff`, `bounds` and `presets`."""
+"""The commands: `emu train`, `vectors`, `cosim`, `prove`, `mutate`, `diff`, `bounds`..."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -192,6 +193,69 @@ def prove(
 
 
 @app.command()
+def coverage(
+    spec: Annotated[str, typer.Argument(
+        help="as for vectors; default: all units, a line each")] = "",
+    level: Annotated[int, typer.Option(min=1, max=2, help="as for vectors")] = 1,
+) -> None:
+    """Say which situations the vectors meet, and why others cannot be; exit 1 if one is missed."""
+    from emu.golden import cases
+
+    reports = [cases.coverage(unit, level) for unit in ([cases.from_text(spec)] if spec
+                                                      else cases.standard())]
+    if spec:
+        table = _table("what, dropped bits, rest, sign, outcome", "cases")
+        for bin_, count in reports[0].met.items():
+            table.add_row(" ".join(map(str, bin_)), str(count))
+    else:
+        table = _table("unit", "bins", "reachable", "met")
+        for one in reports:
+            counts = len(one.reachable) + len(one.unreachable), len(one.reachable), len(one.met)
+            table.add_row(f"{one.unit.module} {one.unit.spec}", *map(str, counts))
+    out.print(table)
+    reasons = Counter(reason for one in reports for reason in one.unreachable.values())
+    for reason, count in reasons.most_common():
+        out.print(f"{count} bins cannot be: {reason}", soft_wrap=True)
+    missed = [f"{one.unit.spec}: {' '.join(map(str, bin_))}" for one in reports
+              for bin_ in one.reachable if bin_ not in one.met]
+    for line in missed:
+        out.print(f"missed: {line}", soft_wrap=True, markup=False)
+    total = sum(len(one.reachable) for one in reports)
+    out.print(f"{total - len(missed)} of {total} reachable bins are met")
+    if missed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def mutate(
+    manifest: Annotated[Path | None, typer.Argument(
+        help="vector set to measure; default: the vectors that come with emu")] = None,
+    update: Annotated[bool, typer.Option(
+        "--update", help="close the gaps by new vectors, and keep what was proved")] = False,
+) -> None:
+    """Measure how many small changes of the Verilog the vectors notice; exit 1 below the bar."""
+    from emu import cosim as bench
+    from emu.cosim import mutate as mutants
+
+    vectors = manifest or bench.default_vectors()
+    with _progress() as report:
+        scores = (mutants.update if update else mutants.mutate)(vectors, progress=report)
+    table = _table("unit", "mutants", "no change", "noticed", "gaps")
+    for score in scores:
+        table.add_row(f"{score.design.unit.module} {score.design.unit.spec}",
+                      *map(str, (score.design.mutants, len(score.equivalent), score.killed,
+                                 len(score.gaps))))
+    out.print(table)
+    for gap in (gap for score in scores for gap in score.gaps):
+        out.print(f"gap: {gap.difference}  ({gap.mutation})", soft_wrap=True, markup=False)
+    shares = {unit: mutants.share(counts) for unit, counts in mutants.strength(scores).items()}
+    for unit, share in shares.items():
+        out.print(f"{unit}: {100 * share:.2f} % of the mutants that change anything are noticed")
+    if any(share < mutants.BARS[unit] for unit, share in shares.items()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def diff(a: Path, b: Path) -> None:
     """Say where two runs or two vector sets first differ; exit status 1 if they do."""
     if (a / "manifest.json").exists() or a.suffix == ".json":
@@ -258,12 +322,18 @@ def _print_telemetry(telemetry) -> None:
             (telemetry.accumulators(), ("accumulator", "additions", "overflowed", "transient",
                                         "persistent", "bits")),
             (telemetry.casts(), ("cast", "values", "out of range", "bits", "bias in steps"))):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for heading in headings:
-            table.add_column(heading, justify="left" if heading == headings[0] else "right")
+        table = _table(*headings)
         for row in rows:
             table.add_row(*row)
         out.print(table)
+
+
+def _table(*headings: str) -> Table:
+    """A table whose first column is words and whose others are numbers."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == headings[0] else "right")
+    return table
 
 
 @contextmanager

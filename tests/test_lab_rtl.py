@@ -10,7 +10,7 @@ from test_lab import recipe
 
 from emu import cosim, engine
 from emu.cosim import engines, hardware, replay_arrays
-from emu.cosim.places import modules_of
+from emu.cosim.places import rtl_sources
 from emu.golden import read_manifest
 from emu.lab import train as lab
 from emu.lab.rtl import RtlBackend
@@ -70,8 +70,8 @@ def test_another_lfsr_gives_other_bytes(trained, tmp_path, monkeypatch):
     text = (hardware() / "rtl" / "lfsr.v").read_text()
     assert "32'h80200003" in text
     (tmp_path / "lfsr.v").write_text(text.replace("32'h80200003", "32'ha3000000"))
-    monkeypatch.setattr(engines, "modules_of", lambda unit, rtl: modules_of(
-        unit, [tmp_path / "lfsr.v"]))
+    monkeypatch.setattr(engines, "rtl_sources", lambda rtl, unit: rtl_sources(
+        [tmp_path / "lfsr.v"], unit))
     assert weights(tmp_path / "rtl") != trained[0]
 
 

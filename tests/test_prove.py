@@ -6,7 +6,7 @@ import pytest
 
 from emu.cosim import hardware, prove, replay, solver
 from emu.cosim.claims import Question, questions
-from emu.cosim.places import modules
+from emu.cosim.places import rtl_sources
 from emu.golden import read_manifest
 from emu.golden.cases import from_text
 from emu.number import Overflow, Rounding
@@ -133,10 +133,10 @@ def test_solvers_that_disagree_are_an_error(monkeypatch):
 
 
 def test_a_claim_about_nothing_is_an_error():
-    question = next(questions(from_text("s4f2 -> s2f0 sat"), {}, modules()))
+    question = next(questions(from_text("s4f2 -> s2f0 sat"), {}, rtl_sources()))
     empty = Question("a cast", question.model, question.claims, [False], {}, question.tell)
     with pytest.raises(RuntimeError, match="a cast: this can never be"):
-        prove._first_failure([empty], "bitwuzla", 60)
+        prove.first_failure([empty], "bitwuzla", 60)
 
 
 def test_foreign_verilog_is_refused_with_the_reason(tmp_path):

@@ -55,15 +55,17 @@ def conjunction(conditions: list) -> str:
     return f"(and true true {' '.join(getattr(c, 'name', str(c).lower()) for c in conditions)})"
 
 
-def questions(unit: Unit, more: Mapping[str, int], sources: Sequence[Path]) -> Iterator[Question]:
+def questions(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], change: str = ""
+              ) -> Iterator[Question]:
     """All that must hold of a unit for it to be what its spec says.
 
-    Raises ValueError for a unit that nothing is claimed of.
+    `more` are parameters beside its own, `change` a command of Yosys on what it has read. Raises
+    ValueError for a unit that nothing is claimed of.
     """
     if unit.module not in CLAIMED:
         raise ValueError(f"{unit.spec}: only {', '.join(CLAIMED)} can be proved; replay vectors of "
                          f"{unit.module} instead (emu cosim), or leave out tile and outer")
-    model = partial(Model, smt_text(unit, more, sources), unit.module)
+    model = partial(Model, smt_text(unit, more, sources, change), unit.module)
     if unit.module == "quantizer":
         yield _cast_question(unit, model(), bool(more.get("ROUNDING_PORT")))
         return
@@ -164,13 +166,18 @@ def _lanes(model: Model, port: Number, form, lanes: int) -> list[Number]:
                                 width, form.signed) for i in range(lanes)]
 
 
+def _clocks(unit: Unit) -> int:
+    """After how many clocks the outputs have told of every register."""
+    return -(-32 // unit.source) + 1 if unit.module == "lfsr" else unit.latency
+
+
 def _lfsr_question(unit: Unit, model: Model) -> Question:
     """A load and then draws, until every bit of the state has been seen after one."""
     bits, state = unit.source, model.state(**RUN, load_i=1)
     load = model.port(state, "state_i")
     claims, seen = [], {"state_i": load}
     lfsr = formula.pick(load == 0, 1, load)
-    for draw in range(-(-32 // bits) + 1):
+    for draw in range(_clocks(unit)):
         lfsr, rand = formula.lfsr_draw(lfsr, bits)
         state = model.clock(state, **RUN, load_i=0)
         claims += [model.port(state, "rand_o") == rand, model.port(state, "valid_o") == 1]
@@ -198,11 +205,11 @@ def _stall_question(unit: Unit, model: Model, outputs: list[str]) -> Question:
     origin = model.state(**RUN)
     stalled, plain = model.clock(origin, rst_ni=1, en_i=0), model.clock(origin, **RUN)
     late = model.clock(stalled, inputs=plain)
-    announced = {"lfsr": ["valid_o"]}.get(unit.module, [])  # follows en_i itself
     same = lambda name: model.port(late, name) == model.port(plain, name)  # noqa: E731
-    claims = [same(name) for name in outputs if name not in announced]
-    claims += [model.port(late, name) == 0 for name in announced]
-    for _ in range(unit.latency):
+    claims = [same(name) for name in outputs]
+    if unit.module == "lfsr":  # whose valid_o follows en_i; without it rand_o says nothing
+        claims = [model.port(late, "valid_o") == 0]
+    for _ in range(_clocks(unit)):
         plain = model.clock(plain, **RUN)
         late = model.clock(late, inputs=plain)
         claims += [same(name) for name in outputs]
@@ -218,8 +225,8 @@ def _reset_question(unit: Unit, model: Model, outputs: list[str]) -> Question:
     covers = [model.port(before, name) > 0 for name in outputs]
     claims = [model.port(state, name) == 0 for name in outputs]
     if unit.module == "lfsr":
-        lfsr = 1
-        for _ in range(-(-32 // unit.source) + 1):
+        claims, lfsr = [model.port(state, "valid_o") == 0], 1
+        for _ in range(_clocks(unit)):
             lfsr, rand = formula.lfsr_draw(lfsr, unit.source)
             state = model.clock(state, **RUN, load_i=0)
             claims.append(model.port(state, "rand_o") == rand)

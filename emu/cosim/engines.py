@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from emu.cosim import compiled, gates, stream, tools
-from emu.cosim.places import modules_of
+from emu.cosim.places import rtl_sources
 from emu.cosim.ports import Interface, Port, interface
 from emu.number import unknown
 
@@ -53,7 +53,7 @@ def run(unit: str, parameters: Mapping[str, int], arrays: Mapping[str, np.ndarra
     records = len(next(iter(inputs.values())))
     outputs = {port.name: np.zeros((records, port.count) if port.count > 1 else records, np.int64)
                for port in face.outputs}
-    answers = engine(unit, parameters, modules_of(unit, rtl), face, inputs, outputs)
+    answers = engine(unit, parameters, rtl_sources(rtl, unit), face, inputs, outputs)
     if answers != records:
         raise RuntimeError(f"{unit}: {answers} answers came to {records} records in {backend}")
     return {port.name: outputs[port.name].view(np.uint64)

@@ -17,10 +17,10 @@ _NEXT = re.compile(r"^  \(= (.*) \((\|\S+#\d+\|) next_state\)\)")
 _PORT = re.compile(r"^; yosys-smt2-(?:in|out)put (\w+) (\d+)$")
 
 
-def smt_text(unit: Unit, more: Mapping[str, int], sources: Sequence[Path]) -> str:
-    """What Yosys writes of a unit, with more parameters than its own."""
+def smt_text(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], change: str) -> str:
+    """What Yosys writes of a unit with more parameters than its own, after a change to it."""
     text, = yosys(elaborate(sources, unit.module, {**unit.parameters, **more})
-                  + "async2sync; dffunmap; opt_clean; write_smt2 unit.smt2",
+                  + f"{change}; async2sync; dffunmap; opt_clean; write_smt2 unit.smt2",
                   sources, ["unit.smt2"])
     return text
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+_MODULE = re.compile(r"^\s*module\s+(\w+)", re.M)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -20,8 +21,11 @@ def default_vectors() -> Path:
     return _find("vectors")
 
 
-def modules(rtl: Sequence[Path] = ()) -> list[Path]:
-    """The files of our modules, without those that the user's `rtl` files define, and these."""
+def rtl_sources(rtl: Sequence[Path] = (), top: str | None = None) -> list[Path]:
+    """Our modules, without those that the user's files `rtl` define, and these files.
+
+    With `top` only the files whose modules it uses, so that nothing else can matter to it.
+    """
     ours = {path.stem: path for path in sorted(hardware().glob("rtl/*.v"))}
     known = ", ".join(ours)
     for path in rtl:
@@ -29,35 +33,29 @@ def modules(rtl: Sequence[Path] = ()) -> list[Path]:
             text = Path(path).read_text(errors="replace")
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        defined = _defined(text)
+        defined = _MODULE.findall(text)
         if not set(defined) & ours.keys():
             raise ValueError(f"{path}: defines {', '.join(defined) or 'no module'}, and so "
                              f"replaces nothing; name the module as ours: {known}")
         for module in defined:
             ours.pop(module, None)
-    return [*ours.values(), *(Path(path).resolve() for path in rtl)]
-
-
-def modules_of(unit: str, rtl: Sequence[Path] = ()) -> list[Path]:
-    """Of `modules`, the files that hold `unit` and what it is made of."""
-    return _made_of(unit, tuple((path, path.stat().st_mtime_ns) for path in modules(rtl)))
+    sources = [*ours.values(), *(Path(path).resolve() for path in rtl)]
+    if top is None:
+        return sources
+    return _used(top, tuple((path, path.stat().st_mtime_ns) for path in sources))
 
 
 @functools.lru_cache(256)
-def _made_of(unit: str, stamps: tuple[tuple[Path, int], ...]) -> list[Path]:
+def _used(top: str, stamps: tuple[tuple[Path, int], ...]) -> list[Path]:
     texts = {path: path.read_text(errors="replace") for path, _ in stamps}
-    files = {name: path for path, text in texts.items() for name in _defined(text)}
-    found, waiting = [], [unit]
-    while waiting:
-        path = files.get(waiting.pop())
-        if path is not None and path not in found:
-            found.append(path)
-            waiting += set(re.findall(r"\w+", texts[path])) & files.keys()
-    return sorted(found, key=list(texts).index)
-
-
-def _defined(text: str) -> list[str]:
-    return re.findall(r"^\s*module\s+(\w+)", text, re.M)
+    defines = {module: path for path, text in texts.items() for module in _MODULE.findall(text)}
+    used, todo = set(), [top]
+    while todo:
+        path = defines.get(todo.pop())
+        if path is not None and path not in used:
+            used.add(path)
+            todo += set(re.findall(r"\w+", texts[path])) & defines.keys()
+    return [path for path in texts if path in used]
 
 
 def _find(name: str) -> Path:

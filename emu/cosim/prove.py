@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from emu.cosim.claims import CLAIMED, Case, Question, conjunction, questions
-from emu.cosim.places import modules
+from emu.cosim.places import rtl_sources
 from emu.cosim.simulator import ToolMissing
 from emu.cosim.solver import SECONDS, model, satisfiable
-from emu.golden.cases import file_name, standard
+from emu.golden.cases import expected, file_name, standard
 from emu.golden.units import (
     QuantizerSpec,
-    Record,
     Unit,
-    lfsr_records,
-    mac_records,
     mac_unit,
-    quantizer_records,
     quantizer_unit,
 )
 from emu.golden.vectors import VectorFile, equation, vector_set
@@ -89,11 +85,11 @@ def prove(units: Iterable[tuple[Unit, Mapping[str, int]]], rtl: Sequence[Path] =
     of each proof, how many are done and how many there are. Raises RuntimeError where a solver
     gives no verdict or the two differ, and ValueError where nothing is asked.
     """
-    asked, sources, done = list(units), modules(rtl), []
+    asked, done = list(units), []
     if not asked:
         raise ValueError("no unit to prove; name a spec, or leave it out for the standard list")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = [pool.submit(_prove, unit, more, sources, seconds,
+        results = [pool.submit(_prove, unit, more, rtl_sources(rtl, unit.module), seconds,
                                SOLVERS if i % second == 0 else SOLVERS[:1])
                    for i, (unit, more) in enumerate(asked)]
         try:
@@ -117,7 +113,7 @@ def store(proofs: Iterable[Proof], out: Path) -> Path | None:
         return None
     with vector_set(out, {}) as writer:
         for name, (unit, found) in cases.items():
-            writer.add(name, unit, [("counterexample", _records(unit, found))])
+            writer.add(name, unit, [("counterexample", expected(unit, found))])
     return out
 
 
@@ -128,11 +124,11 @@ def _prove(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], seconds
         f" {key}={value}" for key, value in more.items())
     try:
         asked = list(questions(unit, more, sources))
-        failed = {solver: _first_failure(asked, solver, seconds) for solver in solvers}
+        failed = {solver: first_failure(asked, solver, seconds) for solver in solvers}
         if len({question is None for question in failed.values()}) > 1:
             raise RuntimeError(f"{' and '.join(solvers)} disagree")
         wrong = failed[solvers[0]]
-        told = (None, None, None) if wrong is None else _counterexample(wrong, seconds)
+        told = (None, None, None) if wrong is None else counterexample(wrong, seconds)
     except ToolMissing:
         raise
     except RuntimeError as error:
@@ -140,7 +136,7 @@ def _prove(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], seconds
     return Proof(name, unit, tuple(solvers), time.monotonic() - start, *told)
 
 
-def _first_failure(asked: Sequence[Question], solver: str, seconds: int) -> Question | None:
+def first_failure(asked: Sequence[Question], solver: str, seconds: int) -> Question | None:
     """The first question whose claims can fail; raises where one claims nothing."""
     verdicts = satisfiable([text for question in asked
                             for text in (question.text(), question.cover())], solver, seconds)
@@ -148,14 +144,14 @@ def _first_failure(asked: Sequence[Question], solver: str, seconds: int) -> Ques
         if wrong:
             if question.implies is None:
                 return question
-            if _first_failure([question.implies], solver, seconds):
+            if first_failure([question.implies], solver, seconds):
                 return question.implies
         elif not covered:
             raise RuntimeError(f"{question.what}: this can never be, so nothing would be proved")
     return None
 
 
-def _counterexample(question: Question, seconds: int) -> tuple[str, Case | None, Unit | None]:
+def counterexample(question: Question, seconds: int) -> tuple[str, Case | None, Unit | None]:
     """(equation, case, unit of the case) where the claims fail."""
     values = {term.name: name for name, term in question.seen.items()}
     wishes = [f"{question.text()}(assert {conjunction(prefer)})\n" for prefer in question.prefer]
@@ -173,7 +169,7 @@ def _counterexample(question: Question, seconds: int) -> tuple[str, Case | None,
 
 def _difference(unit: Unit, case: Case, line: int, seen: Mapping[str, int]) -> str:
     """The case as an equation: what the reference wants, what the Verilog answers."""
-    record = list(_records(unit, [case]))[line]
+    record = list(expected(unit, [case]))[line]
     file = VectorFile(Path(), file_name(unit), unit.module, unit.spec, unit.parameters,
                       unit.fields, unit.latency, 1, {}, "reference", "")
     texts = [f"{bits:0{f.digits}x}" for bits, f in zip(record, unit.fields, strict=True)]
@@ -183,13 +179,3 @@ def _difference(unit: Unit, case: Case, line: int, seen: Mapping[str, int]) -> s
         raise RuntimeError(f"{file.name}: the formula differs from the Verilog where the "
                            f"reference does not: {seen}; the formula is wrong")
     return equation(file, line + 1, texts, got)
-
-
-def _records(unit: Unit, cases: list[Case]) -> Iterator[Record]:
-    if unit.module == "quantizer":
-        yield from quantizer_records(unit.source, cases)
-    elif unit.module == "lfsr":
-        yield from lfsr_records(unit.source, cases)
-    else:
-        for a, b, bias in cases:
-            yield from mac_records(unit.source, a, b, bias)

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from emu.cosim.places import hardware, modules
+from emu.cosim.places import hardware, rtl_sources
 from emu.cosim.ports import PROTOCOLS
 from emu.cosim.simulator import simulate
 from emu.cosim.top import top
@@ -70,7 +70,7 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
     simulator failed, and its ToolMissing where there is none.
     """
     files = checked_files(manifest, junit, waves)
-    sources = [*modules(rtl), *sorted(hardware().glob("tb/stream_*.v"))]
+    sources = [*rtl_sources(rtl), *sorted(hardware().glob("tb/stream_*.v"))]
     with _folder(work) as folder:
         for i, file in enumerate(files):
             (folder / f"{i}.hex").unlink(missing_ok=True)

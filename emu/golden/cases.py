@@ -5,13 +5,18 @@ Every list is built in full and thinned by a seeded draw, so that both levels fo
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 
+from emu.golden.coverage import Bin, all_bins, bins, reachable, why_not
 from emu.golden.units import (
+    COUNT_WIDTH,
     QuantizerSpec,
     Record,
     Unit,
@@ -27,6 +32,7 @@ from emu.number import Format, Overflow, Rounding
 from emu.spec import MacSpec
 
 SEED = 1
+STRENGTH = Path(__file__).with_name("strength.json")  # written by `emu mutate --update`
 LIMITS = {1: 40, 2: 4000}  # cases kept of each class, by level
 ACC_MODES = ("wrap", "sat", "sat_sym", "sat_zero")
 
@@ -68,6 +74,11 @@ MACS += [
     ("{a: s8, b: s8, acc: s17 sat, tile: 2, outer: s7f-8 ties_odd sat_zero, reload: true}", 0),
     ("{a: u4, b: u4, acc: u9 sat, lanes: 2, tile: 2, outer: u5f-5 to_odd sat, reload: true}", 0),
 ]
+SHORT_COUNTS = [  # an overflow counter of 4 bits, so that vectors reach its end
+    ("{a: s8, b: s8, acc: s16 sat}", 2), ("{a: s8, b: s8, acc: s18 sat, lanes: 4}", 0),
+    ("{a: s6, b: s6, product: s7f-4 ties_even sat, acc: s9f-4 sat}", 0),
+    ("{a: s4, b: s4, product: s4f-2 ties_even sat, acc: s8f-2 sat, lanes: 4}", 1),
+]
 LFSRS = (1, 8, 16, 32)
 
 Plan = list[tuple[str, list]]
@@ -77,6 +88,7 @@ def standard() -> list[Unit]:
     """The units of the committed contract; both levels have the same."""
     return [*(quantizer_unit(QuantizerSpec.parse(text)) for text in QUANTIZERS),
             *(mac_unit(MacSpec.parse(text), pipeline) for text, pipeline in MACS),
+            *(mac_unit(MacSpec.parse(text), pipeline, 4) for text, pipeline in SHORT_COUNTS),
             *(lfsr_unit(bits) for bits in LFSRS)]
 
 
@@ -101,7 +113,10 @@ def write_vectors(out: Path, spec: str | None = None, level: int = 1, progress=N
         raise ValueError(f"level {level}: 1 is the committed set, 2 the large one")
     units = standard() if spec is None else [from_text(spec)]
     report = progress and partial(progress, total=len(units))
-    with vector_set(out, {"level": level}, report) as writer:
+    about = {"level": level}
+    if spec is None and level == 1:
+        about["strength"] = _strength()["strength"]
+    with vector_set(out, about, report) as writer:
         for unit in units:
             writer.add(file_name(unit), unit, records(unit, level), seed=SEED)
     return Path(out)
@@ -111,19 +126,68 @@ def file_name(unit: Unit) -> str:
     """The name of a unit's file, from its spec: `quantizer/s16f8-s8f4-ties_even-sat.hex`."""
     text = re.sub(r"\b[ab]: |f0\b", "", unit.spec).replace("f-", "fm")
     text = re.sub(r"\W+", "-", text).strip("-")
-    pipeline = unit.parameters.get("PIPELINE")
-    return f"{unit.module}/{text}{f'-pipeline-{pipeline}' if pipeline else ''}.hex"
+    if pipeline := unit.parameters.get("PIPELINE"):
+        text += f"-pipeline-{pipeline}"
+    if (count := unit.parameters.get("COUNT_WIDTH", COUNT_WIDTH)) != COUNT_WIDTH:
+        text += f"-count-{count}"
+    return f"{unit.module}/{text}.hex"
 
 
 def records(unit: Unit, level: int) -> Iterator[tuple[str, Iterable[Record]]]:
     """The records of a unit, class by class."""
+    for name, cases in classes(unit, level):
+        yield name, expected(unit, cases)
+
+
+def classes(unit: Unit, level: int) -> Iterator[tuple[str, list]]:
+    """The cases of a unit, class by class: planned, found by a solver, and what bins still miss."""
     random = Random(SEED)
     limit = LIMITS[level]
-    for name, cases in _PLANS[unit.module](unit.source, random, limit):
-        kept = range(len(cases))
+    met = set()
+    for name, cases in [*_PLANS[unit.module](unit, random, limit),
+                        ("found", _strength()["found"].get(unit.spec, []))]:
+        kept = cases
         if len(cases) > limit:
-            kept = sorted(random.sample(kept, limit))
-        yield name, _EXPECTED[unit.module](unit.source, [cases[i] for i in kept])
+            kept = [cases[i] for i in sorted(random.sample(range(len(cases)), limit))]
+        met |= bins(unit, kept).keys()
+        yield name, kept
+    yield "bins", [case for bin_, case in reachable(unit).items() if bin_ not in met]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The bins of a unit: those met with how often, those that can be, and why others cannot."""
+
+    unit: Unit
+    met: Counter[Bin]
+    reachable: frozenset[Bin]
+    unreachable: dict[Bin, str]
+
+
+def coverage(unit: Unit, level: int) -> Coverage:
+    """Which situations the cases of a unit meet."""
+    met = Counter()
+    for _, cases in classes(unit, level):
+        met.update(bins(unit, cases))
+    can_be = frozenset(reachable(unit))
+    return Coverage(unit, met, can_be, {bin_: why_not(unit, bin_) for bin_ in all_bins(unit)
+                                        if bin_ not in can_be})
+
+
+def _strength() -> dict:
+    return json.loads(STRENGTH.read_text())
+
+
+def expected(unit: Unit, cases: list) -> Iterator[Record]:
+    """The records of cases, as the plan of the unit makes them."""
+    if unit.module == "quantizer":
+        yield from quantizer_records(unit.source, cases)
+    elif unit.module == "lfsr":
+        yield from lfsr_records(unit.source, cases)
+    else:
+        for a, b, bias in cases:
+            yield from mac_records(unit.source, a, b, bias, idle=~(bias or 0),
+                                   count_width=unit.parameters["COUNT_WIDTH"])
 
 
 def edges(form: Format) -> list[int]:
@@ -136,7 +200,8 @@ def edges(form: Format) -> list[int]:
 # The quantizer
 
 
-def _quantizer_plan(spec: QuantizerSpec, random: Random, count: int) -> Plan:
+def _quantizer_plan(unit: Unit, random: Random, count: int) -> Plan:
+    spec: QuantizerSpec = unit.source
     source, to = spec.source, spec.cast
     pre, top, rand_top = spec.pre_shift, spec.max_shift, (1 << (to.rand_bits or 1)) - 1
     shifts = sorted({0, 1, pre, pre + 1, pre + 2, top // 2, top - 1, top} & set(range(top + 1)))
@@ -179,7 +244,8 @@ def _draw(random: Random, form: Format) -> int:
 # The MAC: a case is one transaction, (operands a, operands b, bias)
 
 
-def _mac_plan(mac: MacSpec, random: Random, count: int) -> Plan:
+def _mac_plan(unit: Unit, random: Random, count: int) -> Plan:
+    mac: MacSpec = unit.source
     a_ends, b_ends = (mac.a.lo, mac.a.hi), (mac.b.lo, mac.b.hi)
     form, lanes = mac.result.format, mac.lanes
     biases = sorted({form.lo, form.lo + 1, 0, form.hi - 1, form.hi})
@@ -205,24 +271,24 @@ def _mac_plan(mac: MacSpec, random: Random, count: int) -> Plan:
 
     short = [some(size) for size in range(1, 3 * lanes + 1)]
     picked = [some(random.randint(1, 12 * lanes)) for _ in range(count // 2)]
-    return [("edges", edge), ("rails", rail), ("ties", tie), ("short", short), ("random", picked)]
-
-
-def _mac_expected(mac: MacSpec, cases: list) -> Iterator[Record]:
-    for a, b, bias in cases:
-        yield from mac_records(mac, a, b, bias, idle=~bias)
+    reset = [([*a_ends] * lanes, [b_ends[0]] * 2 * lanes, None)]
+    full, count = 1 << unit.parameters["COUNT_WIDTH"], []
+    if full < 1 << COUNT_WIDTH:
+        count = [([x] * (full + 2) * lanes, [y] * (full + 2) * lanes, bias) for x, y in
+                 ((a_ends[0], b_ends[0]), (a_ends[0], b_ends[1])) for bias in (0, form.hi)]
+    return [("reset", reset), ("edges", edge), ("rails", rail), ("ties", tie), ("short", short),
+            ("random", picked), ("count", count)]
 
 
 # The LFSR: a case is (load word, number of draws)
 
 
-def _lfsr_plan(rand_bits: int, random: Random, count: int) -> Plan:
+def _lfsr_plan(unit: Unit, random: Random, count: int) -> Plan:
     words = [0, 1, 2, 3, 0x80000000, 0xFFFFFFFF, 0x80200003, 0x7FDFFFFC]
-    return [("edges", [(word, 40) for word in words]),
+    single = [(1 << bit, 1) for bit in range(2, 31)]
+    return [("reset", [(None, 40)]), ("edges", [(word, 40) for word in words] + single),
             ("random", [(random.getrandbits(32), random.randint(1, 8)) for _ in range(count)])]
 
 
 _PLANS = {"quantizer": _quantizer_plan, "mac": _mac_plan, "mac_tiled": _mac_plan,
           "lfsr": _lfsr_plan}
-_EXPECTED = {"quantizer": quantizer_records, "mac": _mac_expected, "mac_tiled": _mac_expected,
-             "lfsr": lfsr_records}

@@ -87,5 +87,5 @@ def lfsr_draw(state, rand_bits: int):
     rand, mask = 0, sum(1 << tap for tap in LFSR_TAPS)
     for i in range(rand_bits):
         bit = state & 1
-        rand, state = rand + (bit << i), (state >> 1) ^ pick(bit == 1, mask, 0)
+        rand, state = rand ^ (bit << i), (state >> 1) ^ pick(bit == 1, mask, 0)
     return state, rand

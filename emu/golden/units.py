@@ -145,7 +145,8 @@ def quantizer_records(spec: QuantizerSpec, cases: Iterable[tuple[int, int, int]]
 # The MAC
 
 
-def mac_parameters(mac: MacSpec, pipeline: int = 0) -> dict[str, int]:
+def mac_parameters(mac: MacSpec, pipeline: int = 0, count_width: int = COUNT_WIDTH
+                   ) -> dict[str, int]:
     """The Verilog parameters of hw/rtl/mac.v, or of mac_tiled.v where `mac` has two levels.
 
     Raises ValueError for what it cannot be.
@@ -163,7 +164,7 @@ def mac_parameters(mac: MacSpec, pipeline: int = 0) -> dict[str, int]:
         "P_SHIFT": max(-product.format.frac, 0), "P_PRE_SHIFT": max(product.format.frac, 0),
         "P_ROUNDING": int(product.rounding), "P_OVERFLOW": int(product.overflow),
         "ACC_WIDTH": acc.format.width, "ACC_SIGNED": int(acc.format.signed),
-        "ACC_OVERFLOW": int(acc.overflow), "PIPELINE": pipeline, "COUNT_WIDTH": COUNT_WIDTH,
+        "ACC_OVERFLOW": int(acc.overflow), "PIPELINE": pipeline, "COUNT_WIDTH": count_width,
     }
     return one if mac.outer is None else one | _outer_parameters(mac, pipeline)
 
@@ -191,26 +192,31 @@ def array_parameters(mac: MacSpec, rows: int, cols: int, to: Cast, pipeline: int
             **{name: value for name, value in edge.items() if not name.startswith("IN_")}}
 
 
-def mac_unit(mac: MacSpec, pipeline: int = 0) -> Unit:
-    """The mac, or mac_tiled, that computes `mac`."""
+def mac_unit(mac: MacSpec, pipeline: int = 0, count_width: int = COUNT_WIDTH) -> Unit:
+    """The mac, or mac_tiled, that computes `mac`, with so many bits in its overflow counter."""
     form, lanes = mac.result.format, mac.lanes
     fields = (Field("load_i", 1), Field("last_i", 1), form_field("bias_i", form),
               Field("a_i", lanes * mac.a.width, lanes == 1 and mac.a.signed),
               Field("b_i", lanes * mac.b.width, lanes == 1 and mac.b.signed),
               Field("valid_o", 1, dir="out"), form_field("acc_o", form, "out", form.frac),
-              Field("ovf_o", 1, dir="out"), Field("ovf_count_o", COUNT_WIDTH, dir="out"))
+              Field("ovf_o", 1, dir="out"), Field("ovf_count_o", count_width, dir="out"))
     module, levels = ("mac", 1) if mac.outer is None else ("mac_tiled", 2)
-    return Unit(module, str(mac), mac_parameters(mac, pipeline), fields, levels + pipeline, mac)
+    return Unit(module, str(mac), mac_parameters(mac, pipeline, count_width), fields,
+                levels + pipeline, mac)
 
 
-def mac_records(mac: MacSpec, a: list[int], b: list[int], bias: int = 0, idle: int = 0
-                ) -> Iterator[Record]:
-    """The steps of one dot product; `idle` is what bias_i shows, unheeded, after the first."""
-    mask, full = (1 << mac.result.format.width) - 1, (1 << COUNT_WIDTH) - 1
+def mac_records(mac: MacSpec, a: list[int], b: list[int], bias: int | None = 0, idle: int = 0,
+                count_width: int = COUNT_WIDTH) -> Iterator[Record]:
+    """The steps of one dot product; `idle` is what bias_i shows, unheeded, after the first.
+
+    A bias of None is no load: the steps that come first after reset, which leaves zeros.
+    """
+    mask, full = (1 << mac.result.format.width) - 1, (1 << count_width) - 1
     a_steps, b_steps = _pack(a, mac.a, mac.lanes), _pack(b, mac.b, mac.lanes)
-    load, last, shown, count = 1, len(a_steps), bias & mask, 0
-    for a_bits, b_bits, (acc, overflowed) in zip(a_steps, b_steps, dot_steps(a, b, mac, bias),
-                                                 strict=True):
+    load, last, count = int(bias is not None), len(a_steps), 0
+    shown = (bias if load else idle) & mask
+    for a_bits, b_bits, (acc, overflowed) in zip(
+            a_steps, b_steps, dot_steps(a, b, mac, bias or 0), strict=True):
         last -= 1
         if overflowed and count < full:
             count += 1
@@ -240,10 +246,13 @@ def lfsr_unit(rand_bits: int) -> Unit:
     return Unit("lfsr", f"lfsr{rand_bits}", {"RAND_WIDTH": rand_bits}, fields, 1, rand_bits)
 
 
-def lfsr_records(rand_bits: int, loads: Iterable[tuple[int, int]]) -> Iterator[Record]:
-    """(load word, number of draws) of each run; the word is on state_i all the time."""
+def lfsr_records(rand_bits: int, loads: Iterable[tuple[int | None, int]]) -> Iterator[Record]:
+    """(load word, number of draws) of each run; the word is on state_i all the time.
+
+    A word of None is no load: the draws that come first after reset, which leaves the state 1.
+    """
     for word, draws in loads:
-        state = word or 1
+        state, load = word or 1, word is not None
         for i in range(draws):
             state, rand = lfsr_draw(state, rand_bits)
-            yield int(i == 0), word, rand
+            yield int(load and i == 0), word if load else 0xFFFFFFFF, rand
