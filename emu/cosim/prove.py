@@ -15,8 +15,8 @@ from pathlib import Path
 
 from emu.cosim.claims import CLAIMED, Case, Question, conjunction, questions
 from emu.cosim.places import rtl_sources
-from emu.cosim.simulator import ToolMissing
 from emu.cosim.solver import SECONDS, model, satisfiable
+from emu.cosim.tools import ToolMissing
 from emu.golden.cases import expected, file_name, standard
 from emu.golden.units import (
     QuantizerSpec,

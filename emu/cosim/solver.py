@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from emu.cosim.simulator import ToolMissing
+from emu.cosim.tools import ToolMissing
 
 SECONDS = 120  # no proof of the standard list needs more than a few
 
