@@ -256,6 +256,30 @@ def mutate(
 
 
 @app.command()
+def cost(
+    specs: Annotated[list[str], typer.Argument(help="one or more, as for vectors")],
+) -> None:
+    """Say what units cost: LUTs, flip-flops and clock rate on an iCE40, and gates."""
+    from emu.cosim.cost import cost as cost_of
+    from emu.cosim.cost import versions
+    from emu.golden.cases import from_text
+
+    units = [from_text(spec) for spec in specs]
+    table = _table("unit", "LUT4", "flip-flops", "MHz", "from", "to", "NAND2 gates")
+    with _progress() as report:
+        for done, unit in enumerate(units):
+            report(unit.spec, done, len(units))
+            found = cost_of(unit)
+            rates = (found.median_fmax, min(found.fmax), max(found.fmax)) if found.fmax else ()
+            table.add_row(f"{unit.module} {unit.spec}", str(found.luts), str(found.flops),
+                          *(f"{rate:.1f}" for rate in rates) if rates else ("too large", "", ""),
+                          str(found.gates))
+    out.print(table)
+    out.print(f"{versions()}; HX8K, median of 3 placements; a quantizer has its spec's shift",
+              soft_wrap=True)
+
+
+@app.command()
 def diff(a: Path, b: Path) -> None:
     """Say where two runs or two vector sets first differ; exit status 1 if they do."""
     if (a / "manifest.json").exists() or a.suffix == ".json":
