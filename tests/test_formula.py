@@ -58,6 +58,26 @@ def test_mac_step_of_lanes_equals_the_reference():
         assert len(list(mac_records(mac, a, b, base))) == 1
 
 
+@pytest.mark.parametrize("text", [
+    "{a: s4, b: s4, acc: s8 sat, lanes: 2}", "{a: s3, b: s4, acc: s7 sat, tile: 2, outer: s8 sat}",
+    "{a: s4, b: u3, acc: s9 sat, lanes: 2, tile: 4, outer: s6f-3 ties_even sat_zero}",
+    "{a: u3, b: u3, acc: u7, tile: 3, outer: u9f2 wrap}",
+    "{a: s4, b: s4, acc: s8 sat, tile: 2, outer: s4f-4 ties_away sat, reload: true}",
+    "{a: s4, b: s4, product: s5f-2 to_odd sat, acc: s6f-2 sat_zero, tile: 1, "
+    "outer: s5f-3 ties_odd sat_sym, reload: true}",
+])
+def test_dot_steps_equals_the_reference(text):
+    mac, draw = MacSpec.parse(text), random.Random(1)
+    form, lanes = mac.result.format, mac.lanes
+    for _ in range(2000):
+        steps = draw.randint(1, 7)
+        a, b = ([draw.choice((f.lo, f.hi, draw.randint(f.lo, f.hi))) for _ in range(steps * lanes)]
+                for f in (mac.a, mac.b))
+        bias = draw.choice((0, form.lo, form.hi, draw.randint(form.lo, form.hi)))
+        pairs = [(a[i:i + lanes], b[i:i + lanes]) for i in range(0, len(a), lanes)]
+        assert list(formula.dot_steps(mac, pairs, bias)) == list(dot_steps(a, b, mac, bias))
+
+
 @pytest.mark.parametrize("bits", [1, 7, 32])
 def test_lfsr_draw_equals_the_reference(bits):
     state = 0x12345678

@@ -15,12 +15,12 @@ from pathlib import Path
 from emu.cosim.model import Model, smt_text
 from emu.cosim.smt import Number, Truth
 from emu.golden import formula
-from emu.golden.units import QuantizerSpec, Unit, lfsr_records, quantizer_unit
-from emu.number import Cast, Rounding
+from emu.golden.units import QuantizerSpec, Unit, lfsr_records, mac_records, quantizer_unit
+from emu.number import Cast, Format, Rounding
 from emu.spec import MacSpec
 
-CLAIMED = ("quantizer", "mac", "lfsr")
 RUN = {"rst_ni": 1, "en_i": 1}  # an ordinary clock
+MAC_OUTPUTS = ["step_o", "valid_o", "acc_o", "ovf_o", "ovf_count_o"]
 Case = tuple  # as the records functions of `emu.golden.units` take it
 
 
@@ -59,19 +59,18 @@ def questions(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], chan
               ) -> Iterator[Question]:
     """All that must hold of a unit for it to be what its spec says.
 
-    `more` are parameters beside its own, `change` a command of Yosys on what it has read. Raises
-    ValueError for a unit that nothing is claimed of.
+    `more` are parameters beside its own, `change` a command of Yosys on what it has read.
     """
-    if unit.module not in CLAIMED:
-        raise ValueError(f"{unit.spec}: only {', '.join(CLAIMED)} can be proved; replay vectors of "
-                         f"{unit.module} instead (emu cosim), or leave out tile and outer")
     model = partial(Model, smt_text(unit, more, sources, change), unit.module)
     if unit.module == "quantizer":
         yield _cast_question(unit, model(), bool(more.get("ROUNDING_PORT")))
         return
-    yield {"mac": _mac_question, "lfsr": _lfsr_question}[unit.module](unit, model())
-    outputs = {"mac": ["step_o", "valid_o", "acc_o", "ovf_o", "ovf_count_o"],
-               "lfsr": ["valid_o", "rand_o"]}[unit.module]
+    if unit.module == "mac_tiled":  # its registers are not all at its ports: whole transactions
+        for steps, bubbles in _transactions(unit.source):
+            yield _dot_question(unit, model(), steps, bubbles)
+    else:
+        yield {"mac": _mac_question, "lfsr": _lfsr_question}[unit.module](unit, model())
+    outputs = ["valid_o", "rand_o"] if unit.module == "lfsr" else MAC_OUTPUTS
     yield _still_question(model(), _stall_question(unit, model(), outputs))
     yield _reset_question(unit, model(), outputs)
 
@@ -131,8 +130,7 @@ def _mac_question(unit: Unit, model: Model) -> Question:
     counted = formula.pick(load == 1, 0, count)
     counted = counted + formula.pick(overflowed & (counted < most), 1, 0)
     sticky = formula.pick(overflowed | (load == 0) & (ovf == 1), 1, 0)
-    new = {name: model.port(after, name)
-           for name in ("step_o", "valid_o", "acc_o", "ovf_o", "ovf_count_o")}
+    new = {name: model.port(after, name) for name in MAC_OUTPUTS}
     mask = (1 << form.width) - 1
     claims = [new["step_o"] == valid, new["valid_o"] == valid * last,
               new["acc_o"] == formula.pick(valid == 1, code & mask, acc & mask),
@@ -145,8 +143,7 @@ def _mac_question(unit: Unit, model: Model) -> Question:
     def tell(bits):
         if bits["step_o"] != 1 or not bits["valid_i"] or bits["ovf"] or bits["count"]:
             return None
-        codes = [[_code(bits[port] >> i * f.width & (1 << f.width) - 1, f.width, f.signed)
-                  for i in range(lanes)] for port, f in (("a_i", mac.a), ("b_i", mac.b))]
+        codes = [_codes(bits["a_i"], mac.a, lanes), _codes(bits["b_i"], mac.b, lanes)]
         if bits["load_i"]:
             return (*codes, _code(bits["bias_i"], form.width, form.signed)), unit, 0
         padded = [[0] * lanes + some for some in codes]
@@ -159,7 +156,68 @@ def _mac_question(unit: Unit, model: Model) -> Question:
                     prefer)
 
 
-def _lanes(model: Model, port: Number, form, lanes: int) -> list[Number]:
+def _transactions(mac: MacSpec) -> list[tuple[int, bool]]:
+    """(steps, whether a bubble follows each): two tiles and one step more, and a short one."""
+    tile = mac.tile // mac.lanes
+    return [(2 * tile + 1, False), (2 * tile + 1, True), (1, False)]
+
+
+def _dot_question(unit: Unit, model: Model, steps: int, bubbles: bool) -> Question:
+    """From any state: a load, so many steps, and what is at the outputs after each."""
+    mac: MacSpec = unit.source
+    form, lanes, gap = mac.result.format, mac.lanes, 1 + bubbles
+    before, fed, states = model.state(), [], []
+    for clock in range(steps * gap + unit.latency):
+        step, bubble = divmod(clock, gap)
+        drive = RUN if step >= steps else RUN | {"valid_i": int(not bubble)}
+        if step < steps and not bubble:
+            drive = drive | {"load_i": int(step == 0), "last_i": int(step == steps - 1)}
+            fed.append(clock)
+        states.append(model.clock(states[-1] if states else before, **drive))
+    reset = model.port(before, "rst_ni")
+    bias = model.port(states[0], "bias_i", form.signed)
+    ports = [(model.port(states[clock], "a_i"), model.port(states[clock], "b_i"))
+             for clock in fed]
+    codes = [(_lanes(model, a, mac.a, lanes), _lanes(model, b, mac.b, lanes)) for a, b in ports]
+    claims, seen, mask = [], {"bias_i": bias, "rst_ni": reset}, (1 << form.width) - 1
+    sticky, count = False, 0
+    for i, (code, overflowed) in enumerate(formula.dot_steps(mac, codes, bias)):
+        sticky, count = sticky | overflowed, count + formula.pick(overflowed, 1, 0)
+        got = {name: model.port(states[fed[i] + unit.latency], name) for name in MAC_OUTPUTS}
+        want = (1, int(i == steps - 1), code & mask, formula.pick(sticky, 1, 0), count)
+        claims += [got[name] == value for name, value in zip(MAC_OUTPUTS, want, strict=True)]
+        if bubbles and i < steps - 1:
+            later = {name: model.port(states[fed[i] + unit.latency + 1], name)
+                     for name in MAC_OUTPUTS}
+            claims += [later["step_o"] == 0, later["valid_o"] == 0, later["acc_o"] == got["acc_o"],
+                       later["ovf_o"] == got["ovf_o"]]
+        seen |= {f"a_i {i}": ports[i][0], f"b_i {i}": ports[i][1]}
+        seen |= {f"{name} {i}": port for name, port in got.items()}
+
+    def tell(bits):
+        a, b = ([code for i in range(steps) for code in _codes(bits[f"{name}_i {i}"], f, lanes)]
+                for name, f in (("a", mac.a), ("b", mac.b)))
+        case = a, b, _code(bits["bias_i"], form.width, form.signed)
+        for i, record in enumerate(mac_records(mac, *case)):
+            got = {name: bits[f"{name} {i}"] for name in MAC_OUTPUTS}
+            if (1, *record[5:]) != tuple(got.values()):
+                bits |= got
+                return (case, unit, i) if got["step_o"] and not bits["rst_ni"] else None
+        return None
+
+    covers = [model.port(states[fed[-1] + unit.latency], name) > 0
+              for name in MAC_OUTPUTS]
+    what = f"a dot product of {steps} steps{' with bubbles' * bubbles}"
+    return Question(what, model, claims, covers, seen, tell, prefer=[[reset == 0]])
+
+
+def _codes(bits: int, form: Format, lanes: int) -> list[int]:
+    """The codes packed in an operand port, lane 0 lowest."""
+    return [_code(bits >> i * form.width & (1 << form.width) - 1, form.width, form.signed)
+            for i in range(lanes)]
+
+
+def _lanes(model: Model, port: Number, form: Format, lanes: int) -> list[Number]:
     """The codes packed in an operand port, lane 0 lowest."""
     width = form.width
     return [model.script.number(f"((_ extract {i * width + width - 1} {i * width}) {port.name})",

@@ -82,6 +82,21 @@ def mac_step(mac: MacSpec, a: list, b: list, base):
     return acc, overflowed
 
 
+def dot_steps(mac: MacSpec, steps: list[tuple[list, list]], bias):
+    """(result register, overflowed) after every step of one whole dot product, of any levels."""
+    acc = outer = bias
+    drop = 0 if mac.outer is None else mac.acc.format.frac - mac.outer.format.frac
+    for i, (a, b) in enumerate(steps, start=1):
+        start, lost, spilled, late = acc, False, False, False
+        if mac.outer is not None and (i - 1) * mac.lanes % mac.tile == 0:
+            start, lost = fit(outer << drop, mac.acc) if mac.reload else (0, False)
+        acc, overflowed = mac_step(mac, a, b, start)
+        if mac.outer is not None and (i * mac.lanes % mac.tile == 0 or i == len(steps)):
+            code, spilled = cast(acc << max(-drop, 0), max(drop, 0), mac.outer)
+            outer, late = (code, False) if mac.reload else fit(total(outer, [code]), mac.outer)
+        yield (acc if mac.outer is None else outer), overflowed | lost | spilled | late
+
+
 def lfsr_draw(state, rand_bits: int):
     """(next state, operand) of the LFSR: the next bits shifted out, the first one lowest."""
     rand, mask = 0, sum(1 << tap for tap in LFSR_TAPS)
