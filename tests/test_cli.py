@@ -108,7 +108,7 @@ def test_rtl_that_replaces_nothing_is_refused(emu, tmp_path):
     (tmp_path / "mine.v").write_text("module my_mac (input wire a); endmodule\n")
     status, _, err = emu("cosim", "--rtl", "mine.v")
     assert (status, err.count("\n")) == (2, 1)
-    assert "my_mac, and so replaces nothing; name the module as ours: lfsr, mac" in err
+    assert "my_mac, and so replaces nothing; name the module as ours: delay, lfsr, mac" in err
 
 
 def test_a_simulation_that_fails_leaves_no_report(emu, tmp_path):
@@ -167,7 +167,7 @@ def test_help_lists_the_commands(emu):
     (["train", "digits-mpl-int8"],
      "unknown recipe 'digits-mpl-int8': did you mean 'digits-mlp-int8'"),
     (["train", "digits-mlp-int8", "--data", "mnist:nowhere"], "nowhere: does not exist"),
-    (["train", "digits-mlp-int8", "--data", "cifar"], "write digits, or mnist:DIR"),
+    (["train", "digits-mlp-int8", "--data", "cifar"], "write digits, patches, lookup, or mnist"),
     (["train", "digits-mlp-int8", "--resume"], "has no config.yaml to resume"),
     (["train", "digits-mlp-int8", "--monitor", "-1"], "monitor -1: needs a whole number"),
     (["train", "digits-mlp-int8", "--epochs", "-1"], "epochs -1: needs a whole number"),
