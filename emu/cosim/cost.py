@@ -6,30 +6,26 @@ as one placement says little. A quantizer has the constant shift of its spec.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from os import cpu_count
 from pathlib import Path
 from statistics import median
 
-from emu.cosim import yosys
+from emu.cosim import tools, yosys
 from emu.cosim.places import rtl_sources
-from emu.cosim.simulator import ToolMissing
+from emu.cosim.ports import PROTOCOLS
+from emu.cosim.store import kept
 from emu.golden.units import Unit
 
 SEEDS = (1, 2, 3)
 DEVICE_LUTS = 7680  # of the HX8K
 NAND2 = 4  # transistors of the gate that the estimate counts in
-CACHE = Path.home() / ".cache" / "emu" / "cost"
-CONTROLS = ("rst_ni", "en_i", "valid_i")  # inputs beside the columns of a clocked unit
 
 
 @dataclass(frozen=True)
@@ -47,35 +43,26 @@ class Cost:
         return median(self.fmax) if self.fmax else None
 
 
-def cost(unit: Unit, seeds: Sequence[int] = SEEDS, rtl: Sequence[Path] = (),
-         folder: Path = CACHE) -> Cost:
-    """The cost of a unit, kept in `folder` until Verilog, parameters or tools change.
+def cost(unit: Unit, seeds: Sequence[int] = SEEDS, rtl: Sequence[Path] = ()) -> Cost:
+    """The cost of a unit, kept for this user until Verilog, parameters or tools change.
 
-    Raises RuntimeError with a tool's own words, and its ToolMissing where there is none.
+    Raises ToolFailed with a tool's own words, and ToolMissing where there is none.
     """
     sources, harness = rtl_sources(rtl, unit.module), _harness(unit)
-    digest = hashlib.sha256(repr((versions(), harness, tuple(seeds))).encode())
-    for path in sources:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    kept = folder / f"{digest.hexdigest()[:24]}.json"
-    if kept.exists():
-        known = json.loads(kept.read_text())
-        return Cost(**{**known, "fmax": tuple(known["fmax"])})
-    found = _measure(sources, harness, seeds)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as fresh:
-        fresh.write(json.dumps(asdict(found)))
-    Path(fresh.name).rename(kept)
-    return found
+
+    def build(work: Path) -> None:
+        (work / "cost.json").write_text(json.dumps(asdict(_measure(sources, harness, seeds))))
+
+    place = kept(["cost", versions(), harness, repr(tuple(seeds)),
+                  *(path.read_bytes() for path in sources)], build)
+    known = json.loads((place / "cost.json").read_text())
+    return Cost(**{**known, "fmax": tuple(known["fmax"])})
 
 
-@cache
 def versions() -> str:
     """The tools that the numbers come from."""
-    if not shutil.which("nextpnr-ice40"):
-        raise ToolMissing("nextpnr-ice40 is not on PATH: apt-get install nextpnr-ice40")
-    said = subprocess.run(["nextpnr-ice40", "--version"], text=True, check=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    tools.require("yosys", "nextpnr-ice40")
+    said = tools.version("nextpnr-ice40", "--version")
     return f"{yosys.version()}, nextpnr-ice40 {re.search(r'Version ([0-9][0-9.]*)', said)[1]}"
 
 
@@ -89,9 +76,10 @@ def _harness(unit: Unit) -> str:
         if not unit.source.cast.rand_bits:
             tied["rand_i"] = "1'b0"
     else:
+        protocol = PROTOCOLS[unit.module]
         tied["clk_i"] = "clk"
-        inputs |= {name: 1 for name in CONTROLS if unit.module == "mac" or name != "valid_i"}
-        outputs |= {"mac": {"step_o": 1}, "lfsr": {"valid_o": 1}}[unit.module]
+        inputs |= dict.fromkeys(("rst_ni", "en_i", protocol.taken), 1)
+        outputs[protocol.step] = 1
     inputs = {name: width for name, width in inputs.items() if name not in tied}
     many, more = sum(inputs.values()), sum(outputs.values())
     ports, start = dict(tied), 0
@@ -153,12 +141,7 @@ def _measure(sources: Sequence[Path], harness: str, seeds: Sequence[int]) -> Cos
 
 def _place(work: Path, seed: int) -> float:
     """The clock rate, in MHz, that one placement reaches."""
-    done = subprocess.run(
-        ["nextpnr-ice40", "--hx8k", "--package", "ct256", "--json", "placed.json", "--seed",
-         str(seed), "--report", f"{seed}.json", "--timing-allow-fail", "--quiet"],
-        cwd=work, text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    if done.returncode:
-        said = [line for line in done.stdout.splitlines() if "ERROR" in line]
-        raise RuntimeError(f"nextpnr-ice40: {(said or [done.stdout.strip()[-300:]])[0]}")
+    tools.call(["nextpnr-ice40", "--hx8k", "--package", "ct256", "--json", "placed.json", "--seed",
+                seed, "--report", f"{seed}.json", "--timing-allow-fail", "--quiet"], work)
     clock, = json.loads((work / f"{seed}.json").read_text())["fmax"].values()
     return round(clock["achieved"], 1)

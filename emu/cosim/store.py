@@ -1,4 +1,4 @@
-"""Compiled models on disk, each in a folder named by the hash of everything it was made from."""
+"""Models and measurements on disk, each in a folder named by the hash of all it was made from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kept(parts: Iterable[str | bytes], build: Callable[[Path], None]) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
     except OSError as error:
-        raise ValueError(f"{place.parent}: compiled models cannot be kept there "
+        raise ValueError(f"{place.parent}: nothing can be kept there "
                          f"({error.strerror}); set XDG_CACHE_HOME to another folder") from None
     try:
         build(work)

