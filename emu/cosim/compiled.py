@@ -14,6 +14,7 @@ from emu.cosim import tools
 from emu.cosim.places import hardware
 from emu.cosim.ports import Interface
 from emu.cosim.store import kept
+from emu.cosim.yosys import synthesise
 
 # The element of an array is compiled once (flattened, 64 of them take minutes); without the names
 # inside it its outputs are registers, which the array reads as they are.
@@ -82,17 +83,14 @@ def _cxxrtl_versions() -> list[str]:
 
 def _with_cxxrtl(work: Path, unit: str, parameters: Mapping[str, int], sources: list[Path],
                  face: Interface, driven: tuple[str, ...]) -> None:
-    try:
-        tools.run_yosys(f"{elaborated(unit, parameters, sources)}; {PASSES}", work)
-    except tools.ToolFailed as error:
-        raise tools.refused(unit, parameters, error) from None
     member = lambda name: "p_" + name.replace("_", "__")  # noqa: E731
-    text, flags = (work / "unit.cc").read_text(), []
+    text, flags = synthesise(unit, parameters, sources, PASSES, "unit.cc"), []
     if "bool converged = false" in text or "negedge_p_clk__i" in text or (
             face.protocol and EDGE not in text):
         flags = [f"-DDELTAS={DELTAS}"]
     else:  # every pass is an edge of the clock, which need not fall in between
-        (work / "unit.cc").write_text(text.replace(EDGE, "true || "))
+        text = text.replace(EDGE, "true || ")
+    (work / "unit.cc").write_text(text)
     include, header = tools.cxxrtl_header()
     _compile(work, _ports(f"cxxrtl_design::{member(unit)}", member, face, driven, "unit.cc"),
              [work, _precompiled(), include], flags=["-include", header, *flags])
@@ -109,13 +107,6 @@ def _precompiled() -> Path:
                     "-o", f"{header}.gch"], work)
 
     return kept(["header", *FLAGS, *_cxxrtl_versions()], build)
-
-
-def elaborated(unit: str, parameters: Mapping[str, int], sources: list[Path]) -> str:
-    """The start of a yosys script: `unit` under its parameters, every module found."""
-    files = " ".join(f'"{path}"' for path in sources)
-    chosen = " ".join(f"-set {name} {value}" for name, value in parameters.items())
-    return (f"read_verilog {files}; chparam {chosen} {unit}; hierarchy -check -top {unit}")
 
 
 def _verilator_versions() -> list[str]:

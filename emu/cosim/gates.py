@@ -12,9 +12,9 @@ import numba
 import numpy as np
 
 from emu.cosim import tools
-from emu.cosim.compiled import elaborated
 from emu.cosim.ports import Interface, Port
 from emu.cosim.store import kept
+from emu.cosim.yosys import synthesise
 
 WORDS = 8  # evaluated together: their gates stay in the first cache
 PATIENCE = 64  # clocks without a record after the last one: more answers are lost
@@ -78,11 +78,8 @@ def netlist(unit: str, parameters: Mapping[str, int], sources: list[Path], face:
 def _program(unit: str, parameters: tuple, sources: tuple[Path, ...], texts: tuple[bytes, ...]
              ) -> Program:
     def build(work: Path) -> None:
-        try:
-            tools.run_yosys(f"{elaborated(unit, dict(parameters), list(sources))}; "
-                            f"{PASSES.format(unit=unit)}", work)
-        except tools.ToolFailed as error:
-            raise tools.refused(unit, dict(parameters), error) from None
+        (work / "unit.json").write_text(synthesise(
+            unit, dict(parameters), sources, PASSES.format(unit=unit), "unit.json"))
 
     tools.require("yosys")
     place = kept(["netlist", PASSES, tools.version(*tools.yosys(), "-V"), unit,

