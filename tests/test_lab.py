@@ -350,8 +350,8 @@ def test_whole_training_step_contains_no_float_sum():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({}, "holds no whole vector set"),
-    ({"hardware__default__forward": {"acc": "s17 sat", "tile": 8, "outer": "s20 sat"}},
-     "mac.v has one level of accumulation"),
+    ({"hardware__default__forward": {"acc": "s30 sat", "lanes": 2048}},
+     r"mac\.v takes at most 1024 products a step"),
 ])
 def test_a_record_that_cannot_be_written_is_refused_before_training(changes, message, tmp_path):
     (tmp_path / "step").mkdir()
