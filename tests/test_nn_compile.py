@@ -89,6 +89,23 @@ def test_hardware_with_state_runs_with_graph_breaks(x):
     compared("linear", backend="aot_eager", changes={"x": x})
 
 
+@pytest.mark.parametrize("made", [
+    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4)),
+    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LogSigmoid()),
+    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Dropout(0.5)),
+], ids=["running statistics", "float core", "mask"])
+def test_what_no_graph_holds_runs_as_it_does_uncompiled(made):
+    torch.manual_seed(0)
+    plain = nn.fix(made().double(), {"default": HARDWARE})
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, backend="aot_eager")
+    x, got = inputs("linear").double(), []
+    for run, of in ((plain, plain), (compiled, twin)):
+        torch.manual_seed(1)
+        got.append(step(run, list(of.parameters()), x) + list(of.buffers()))
+    assert all(map(torch.equal, *got))
+
+
 def test_hardware_with_state_is_no_whole_graph():
     compiled = torch.compile(model("linear", x="s6 auto:max sat"), fullgraph=True,
                              backend="aot_eager")

@@ -46,6 +46,12 @@ def moves(name: str) -> bool:
         getattr(packet, overload).is_view for overload in packet.overloads()))
 
 
+def refuse(name: str) -> None:
+    """Raise for a function that a graph does not hold: a break would leave the hardware there."""
+    raise NotImplementedError(f"{name}: is not compiled; put torch.compiler.disable on what calls "
+                              "it, or leave torch.compile out")
+
+
 def _marked(value, tensors: list):
     """The value with every tensor replaced by ("tensor", its place in `tensors`)."""
     if isinstance(value, torch.Tensor):

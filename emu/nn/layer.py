@@ -32,20 +32,20 @@ class Codes(NamedTuple):
 class Hardware:
     """What all layers of a model share: the resolver of their sites, and the backend.
 
-    `key` finds it in `known`: a compiled graph holds texts alone. It is static where no setting has
-    state: no rule chooses binary points, nothing is drawn.
+    `key` finds it in `known`: a compiled graph holds texts alone. What is `eager` is not compiled:
+    settings with state (rules choose binary points, casts draw), and modules that `fix` names.
     """
 
     known: ClassVar[WeakValueDictionary[str, Hardware]] = WeakValueDictionary()
 
     def __init__(self, config, backend: Backend):
         self.config, self.backend = config, backend
+        self.eager = any(word in str(config) for word in STATEFUL)
         self._enrol()
 
     def _enrol(self):
         self.key = f"hardware {next(_numbers)}"
         self.known[self.key] = self
-        self.static = not any(word in str(self.config) for word in STATEFUL)
 
     def __setstate__(self, state: dict):
         self.__dict__.update(state)

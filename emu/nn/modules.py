@@ -134,10 +134,13 @@ class FixedModule(torch.nn.Module):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
 
+EAGER = (torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.modules.dropout._DropoutNd)
+
+
 def _in_scope(module: FixedModule, forward, args, kwargs):
     """forward(*args, **kwargs), its functions on the module's hardware."""
     region = module._emu_region
-    if torch.compiler.is_compiling() and not region.hardware.static:
+    if torch.compiler.is_compiling() and region.hardware.eager:
         return _eager(module, forward, args, kwargs)
     if within(region):  # called by the forward of a subclass
         return forward(*args, **kwargs)
@@ -271,6 +274,9 @@ def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -
     """The region of a module, with the layer of its own operation and parameters."""
     region = Region(path, tuple(base.__name__ for base in cls.__mro__), hardware)
     site = sites.site_of(path, module, cls)
+    # A graph holds no running statistics and no masks, and would break inside the others.
+    hardware.eager |= (isinstance(module, EAGER) or any(True for _ in module.buffers(recurse=False))
+                       or sites.computes_in_float(module, region.kinds))
     if site.kind in sites.OWN or site.uses:
         region.layer("", site.kind, site.uses,
                      sites.OWN[site.kind].channels if site.kind in sites.OWN else None)

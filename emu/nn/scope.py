@@ -139,7 +139,7 @@ class Frame:
     def instead(self, known, function, *args):
         """`function` on the hardware that the torch function `known` has here."""
         if torch.compiler.is_compiling():
-            torch._dynamo.graph_break(f"{function.__name__} is not compiled")
+            compiled.refuse(function.__name__)
         return self.fixed(functions.TABLE[known]._replace(function=function), args, {})
 
     def _within(self, entry) -> Region:
@@ -165,9 +165,9 @@ class Frame:
 
     def _other(self, func, args, kwargs):
         """A function that the hardware does not have: moved as it is, or a float core."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and func not in _PLAIN:
             if not compiled.moves(func.__name__):
-                torch._dynamo.graph_break(f"{func.__name__}: a float core is not compiled")
+                compiled.refuse(func.__name__)
             return func(*args, **kwargs)
         if func in _PLAIN or getattr(func, "__module__", "") == "torch.nn.init" or not any(
                 x.is_floating_point() for x in _tensors(args, kwargs)):
