@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from emu.cosim.yosys import synthesise
 PASSES = ("proc; setattr -mod -set keep_hierarchy 1 *mac_pe*; flatten; "
           "rename -hide *mac_pe*/w:*; opt; clean; write_cxxrtl -O6 -g0 unit.cc")
 EDGE = "!prev_p_clk__i.slice<0>().val() && "  # before it, the clock was low
+OTHER_EDGE = re.compile(r"\bnegedge_p_|\bposedge_p_(?!clk__i\b)")
 # Yosys 0.23 forgets whole words of the sign where it shifts by 32 or more; this shift does not.
 SHIFT = "return shr<AmountBits, /*Signed=*/true>(amount);"
 RIGHT_SHIFT = "return is_neg() ? bit_not().shr(amount).bit_not() : shr(amount);"
@@ -85,7 +87,7 @@ def _with_cxxrtl(work: Path, unit: str, parameters: Mapping[str, int], sources: 
                  face: Interface, driven: tuple[str, ...]) -> None:
     member = lambda name: "p_" + name.replace("_", "__")  # noqa: E731
     text, flags = synthesise(unit, parameters, sources, PASSES, "unit.cc"), []
-    if "bool converged = false" in text or "negedge_p_clk__i" in text or (
+    if "bool converged = false" in text or OTHER_EDGE.search(text) or (
             face.protocol and EDGE not in text):
         flags = [f"-DDELTAS={DELTAS}"]
     else:  # every pass is an edge of the clock, which need not fall in between

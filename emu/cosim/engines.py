@@ -37,13 +37,19 @@ def run(unit: str, parameters: Mapping[str, int], arrays: Mapping[str, np.ndarra
     refuses, ToolMissing where a tool is not installed, RuntimeError where a tool fails.
     """
     face = interface(unit, parameters)
+    for name, value in parameters.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{unit}: parameter {name} {value!r}: needs a whole number")
+    return through(unit, parameters, rtl_sources(rtl, unit), face, arrays, backend)
+
+
+def through(unit: str, parameters: Mapping[str, int], sources: list[Path], face: Interface,
+            arrays: Mapping[str, np.ndarray], backend: str | None = None) -> dict[str, np.ndarray]:
+    """As `run`, through a module that these sources define and that has these ports."""
     for port in face.ports:
         if port.width > 64:
             raise ValueError(f"{unit}: {port.name} has {port.width} bits; an array holds codes of "
                              "at most 64")
-    for name, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{unit}: parameter {name} {value!r}: needs a whole number")
     backend = backend or chosen()
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
@@ -53,7 +59,7 @@ def run(unit: str, parameters: Mapping[str, int], arrays: Mapping[str, np.ndarra
     records = len(next(iter(inputs.values())))
     outputs = {port.name: np.zeros((records, port.count) if port.count > 1 else records, np.int64)
                for port in face.outputs}
-    answers = engine(unit, parameters, rtl_sources(rtl, unit), face, inputs, outputs)
+    answers = engine(unit, parameters, sources, face, inputs, outputs)
     if answers != records:
         raise RuntimeError(f"{unit}: {answers} answers came to {records} records in {backend}")
     return {port.name: outputs[port.name].view(np.uint64)

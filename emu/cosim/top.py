@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from emu.cosim.ports import PROTOCOLS, interface
+from emu.cosim.ports import Interface, interface
 from emu.golden.units import Field
 from emu.golden.vectors import VectorFile
 
 
-def top(files: list[VectorFile], bubbles: bool = False, starts: bool = False) -> str:
+def top(files: list[VectorFile], bubbles: bool = False, starts: bool = False,
+        face: Interface | None = None) -> str:
     """The module `top`; file i is read from i.hex and reported in i.log.
 
     The streams wait to be started, or, with `starts`, run one after the other and end it all.
+    `face` is how the units look that are none of hw/rtl.
     """
     start = ""
     if starts:
         runs = "".join(f"    file_{i}.go = 1'b1;\n    wait (file_{i}.done);\n"
                        for i in range(len(files)))
         start = f"  initial begin\n{runs}    $finish;\n  end\n"
-    return "module top;\n" + "\n".join(_pair(i, f, bubbles) for i, f in enumerate(files)) \
+    return "module top;\n" + "\n".join(
+        _pair(i, f, bubbles, face or interface(f.unit, f.parameters))
+        for i, f in enumerate(files)) \
         + start + "endmodule\n"
 
 
-def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
+def _pair(i: int, file: VectorFile, bubbles: bool, face: Interface) -> str:
     width = 4 * sum(field.digits for field in file.fields)
     clocked = file.latency > 0
     setup = {"FILE": f'"{i}.hex"', "LOG": f'"{i}.log"', "WIDTH": width}
@@ -43,7 +47,7 @@ def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
             ports[field.name] = f"{field.name}_{i}"
             wires.append(f"wire [{field.width - 1}:0] {field.name}_{i};")
             answer += [f"{_padding(field)}'d0"] * (_padding(field) > 0) + [ports[field.name]]
-    ports |= _controls(i, file, ports)
+    ports |= _controls(i, face, ports)
 
     stream = {"line_o": drive, "answer_i": f"answer_{i}"}
     if clocked:
@@ -51,7 +55,7 @@ def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
                   "valid_o": f"valid_{i}", "step_i": f"step_{i}", "drive_o": drive,
                   "check_o": check, "answer_i": f"answer_{i}"}
     kind = "stream_clocked" if clocked else "stream_combinational"
-    if clocked and PROTOCOLS[file.unit].step is None:  # an answer to each record, a clock later
+    if clocked and face.protocol.step is None:  # an answer to each record, a clock later
         wires[0] = wires[0].replace(f", step_{i}", f";  reg step_{i}")
         wires.append(f"always @(posedge clk_{i}) step_{i} <= en_{i} && valid_{i};")
     return "".join(f"  {line}\n" for line in [
@@ -60,9 +64,8 @@ def _pair(i: int, file: VectorFile, bubbles: bool) -> str:
         _instance(file.unit, f"unit_{i}", file.parameters, ports)])
 
 
-def _controls(i: int, file: VectorFile, columns: dict[str, str]) -> dict[str, str]:
+def _controls(i: int, face: Interface, columns: dict[str, str]) -> dict[str, str]:
     """What a unit's ports beside its columns are connected to."""
-    face = interface(file.unit, file.parameters)
     wires = {port.name: f"{port.bits}'d0" for port in face.inputs if port.name not in columns}
     if (protocol := face.protocol) is not None:
         wires |= {"clk_i": f"clk_{i}", "rst_ni": f"rst_n_{i}", "en_i": f"en_{i}"}

@@ -12,19 +12,19 @@ from emu.cosim import tools
 
 
 def yosys(commands: str, sources: Sequence[Path], outputs: Sequence[str]) -> list[str]:
-    """Run commands on copies of the sources, 0.v and so on; the texts of the files they write.
+    """Run commands on copies of the sources, see `reading`; the texts of the files they write.
 
     Names in the outputs so do not depend on where the sources lie. Raises ToolMissing, or
     ToolFailed with what Yosys said.
     """
     with tempfile.TemporaryDirectory(prefix="emu-yosys-") as folder:
-        for i, source in enumerate(sources):
-            shutil.copyfile(source, Path(folder) / f"{i}.v")
+        for name, source in zip(_names(sources), sources, strict=True):
+            shutil.copyfile(source, Path(folder) / name)
         try:
             tools.run_yosys(commands, Path(folder))
         except tools.ToolFailed as error:
             raise tools.ToolFailed(re.sub(
-                r"\b(\d+)\.v\b", lambda found: str(sources[int(found[1])]), str(error))) from None
+                r"\b(\d+)\.s?v\b", lambda found: str(sources[int(found[1])]), str(error))) from None
         return [(Path(folder) / name).read_text() for name in outputs]
 
 
@@ -56,8 +56,19 @@ def _chosen(sources: Sequence[Path], module: str, parameters: Mapping[str, int])
     """Commands that read sources and choose one module with its parameters."""
     setting = "".join(f"chparam -set {name} {value} {module}; "
                       for name, value in parameters.items())
-    names = " ".join(f"{i}.v" for i in range(len(sources)))
-    return f"read_verilog {names}; {setting}hierarchy -check -top {module}; "
+    return f"{reading(sources)}{setting}hierarchy -check -top {module}; "
+
+
+def reading(sources: Sequence[Path]) -> str:
+    """Commands that read the copies of these sources."""
+    return "".join(f"read_verilog {'-sv ' * name.endswith('.sv')}{name}; "
+                   for name in _names(sources))
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    """0.v and so on; SystemVerilog is 1.sv."""
+    return [f"{i}.sv" if source.suffix == ".sv" else f"{i}.v"
+            for i, source in enumerate(sources)]
 
 
 def version() -> str:
