@@ -16,6 +16,7 @@ from emu.cosim.places import hardware, rtl_sources
 from emu.cosim.ports import PROTOCOLS
 from emu.cosim.simulator import simulate
 from emu.cosim.top import top
+from emu.golden.explain import explain_line
 from emu.golden.vectors import VectorFile, equation, read_manifest
 
 SHOWN = 20  # differences told
@@ -30,6 +31,7 @@ class FileReport:
     cases: int
     mismatches: int
     lines: tuple[str, ...]  # the first differences, as equations
+    explained: tuple[str, ...] = ()  # how the first of them came about
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Report:
         lines = [line for file in self.files for line in file.lines][:SHOWN]
         more = self.mismatches - len(lines)
         return lines + ([f"... and {more} more, {self.mismatches} in all"] if more > 0 else [])
+
+    @property
+    def explained(self) -> list[str]:
+        """How the first difference came about."""
+        return next((list(file.explained) for file in self.files if file.explained), [])
 
 
 def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
@@ -160,10 +167,13 @@ def _outcome(file: VectorFile, log: Path) -> FileReport:
     lines = [equation(file, int(n), right[n], _columns(file, answer))
              if right[n] else f"{file.name}:{n}  a step more than the file has"
              for n, answer in answers.items()]
+    explained = next((explain_line(file, int(n), _columns(file, answer))
+                      for n, answer in answers.items() if right[n]), ())
     if ran < file.cases:
         lines.append(f"{file.name}: only {ran} of {file.cases} steps came out")
         mismatches += file.cases - ran
-    return FileReport(file.name, file.unit, file.cases, mismatches, tuple(lines))
+    return FileReport(file.name, file.unit, file.cases, mismatches, tuple(lines),
+                      tuple(explained))
 
 
 def _lines(file: VectorFile, numbers: list[int]) -> list[list[str]]:
@@ -201,7 +211,7 @@ def _junit(report: Report) -> str:
         if file.mismatches:
             message = f"{file.mismatches} of {file.cases} cases differ"
             cases.append(f"{name}><failure message={quoteattr(message)}>"
-                         f"{_escape(file.lines)}</failure></testcase>\n")
+                         f"{_escape(file.lines + file.explained)}</failure></testcase>\n")
         else:
             cases.append(f"{name}/>\n")
     failed = sum(file.mismatches > 0 for file in report.files)

@@ -17,6 +17,7 @@ from emu.cosim.matrices import Tiles, through_array, tiles_of
 from emu.cosim.ports import Port, interface
 from emu.cosim.replay import SHOWN, FileReport, Report, checked_files, write_junit
 from emu.cosim.tools import require
+from emu.golden.explain import explain_line
 from emu.golden.units import Field
 from emu.golden.vectors import VectorFile, equation
 
@@ -95,12 +96,16 @@ class _File:
         """The report on what some outputs are at these lines."""
         wrong = np.flatnonzero(np.logical_or.reduce(
             [codes != self.codes[name][some] for name, codes in answers.items()]))
-        told = [self._difference(how, some[i], {name: codes[i:i + 1]
-                                                for name, codes in answers.items()})
+        came = [self._fields(some[i], {name: codes[i:i + 1] for name, codes in answers.items()})
                 for i in wrong[:SHOWN]]
-        return FileReport(self.file.name + how, self.file.unit, len(some), len(wrong), tuple(told))
+        told = [equation(self.file, some[i] + 1, *fields) + how
+                for i, fields in zip(wrong, came, strict=False)]
+        explained = explain_line(self.file, some[wrong[0]] + 1, came[0][1]) if came else []
+        return FileReport(self.file.name + how, self.file.unit, len(some), len(wrong), tuple(told),
+                          tuple(explained))
 
-    def _difference(self, how: str, line: int, came: Columns) -> str:
+    def _fields(self, line: int, came: Columns) -> tuple[list[str], list[str]]:
+        """The hex fields of a line: as they should be, and with what came."""
         want, got, at = [], [], 0
         for port in self.ports:
             digits = lines.digits(port)
@@ -108,7 +113,7 @@ class _File:
             got.append(lines.encode([port], came, 1).decode().strip() if port.name in came
                        else want[-1])
             at += digits
-        return equation(self.file, line + 1, want, got) + how
+        return want, got
 
 
 def columns(file: VectorFile) -> list[Port]:

@@ -235,6 +235,12 @@ def _pack(codes: Sequence[int], form: Format, lanes: int) -> list[int]:
             for start in range(0, len(packed), lanes)]
 
 
+def unpack(bits: int, form: Format, lanes: int) -> list[int]:
+    """The codes on an operand port, lane 0 lowest."""
+    each = [bits >> i * form.width & (1 << form.width) - 1 for i in range(lanes)]
+    return [code - (code > form.hi) * (1 << form.width) for code in each]
+
+
 # The LFSR
 
 
