@@ -125,11 +125,17 @@ def vectors(
 
 @app.command()
 def cosim(
-    manifest: Annotated[Path | None, typer.Argument(
-        help="manifest.json or its folder; default: the vectors that come with emu")] = None,
+    manifest: Annotated[str | None, typer.Argument(
+        metavar="[MANIFEST | SPEC]",
+        help="manifest.json or its folder; default: the vectors that come with emu. With --map: "
+             "what your module should compute, as for vectors")] = None,
     sim: Annotated[Simulator, typer.Option(help="simulator")] = Simulator.icarus,
     rtl: Annotated[list[Path] | None, typer.Option(
-        help="Verilog that replaces ours; same module and port names")] = None,
+        help="Verilog that replaces ours, by the same module and port names, or that --map "
+             "describes")] = None,
+    ports: Annotated[Path | None, typer.Option(
+        "--map", help="TOML file that says which port of your module carries what")] = None,
+    top: Annotated[str, typer.Option(help="with --map: your module")] = "",
     backend: Annotated[Engine | None, typer.Option(
         help="send each file through as arrays, without cocotb: for volume")] = None,
     waves: Annotated[Path | None, typer.Option(help="keep the waves in this file")] = None,
@@ -137,24 +143,36 @@ def cosim(
     require: Annotated[str, typer.Option(
         help="tools that must be here, like icarus,yosys: else exit status 2")] = "",
     seed: Annotated[int, typer.Option(
-        help="draws what Icarus sees of a recorded step that --backend replays")] = 1,
+        help="draws what Icarus sees of a recorded step that --backend replays; with --map, "
+             "idle clocks and stalls")] = 1,
 ) -> None:
     """Replay vectors on the Verilog; exit status 1 at any difference."""
     from emu import cosim as bench
 
     bench.require(*filter(None, require.split(",")))
-    manifest = manifest or bench.default_vectors()
+    if top and not ports:
+        raise ValueError(f"--top {top}: needs --map, which says what the ports of {top} carry")
+    if ports and waves:
+        raise ValueError("--waves and --map: an array leaves no waves; leave one of them out")
+    manifest = manifest or ("" if ports else bench.default_vectors())
     if backend and waves:
         raise ValueError("--waves and --backend: an array leaves no waves; give --sim instead")
     with _progress() as report:
-        if backend:
+        if ports:
+            result = bench.check_rtl(rtl or (), ports, manifest, top,
+                                     (backend or sim).value, seed=seed, junit=junit)
+        elif backend:
             result = bench.replay_arrays(manifest, backend.value, rtl or (), junit, report, seed)
         else:
             result = bench.replay(manifest, sim.value, rtl or (), waves, junit, progress=report)
-    for line in result.differences:
+    for line in [*result.differences, *result.explained]:
         out.print(line, soft_wrap=True, markup=False)
-    out.print(f"{len(result.files)} files, {result.cases} cases, {result.mismatches} differences",
-              soft_wrap=True)
+    if ports:
+        out.print(f"{result.files[0].name}: {result.cases} answers, {result.mismatches} "
+                  f"differences ({result.sim}, seed {seed})", soft_wrap=True, markup=False)
+    else:
+        out.print(f"{len(result.files)} files, {result.cases} cases, {result.mismatches} "
+                  "differences", soft_wrap=True)
     if not result.ok:
         raise typer.Exit(1)
 

@@ -26,7 +26,7 @@ FLOORS = {
     "emu/bounds.py": {"emu.number", "emu.spec", "emu.reference", "emu.engine", "numpy"},
     "emu/golden": {"emu.number", "emu.spec", "emu.update", "emu.reference", "emu.__version__"},
     "emu/cosim": {"emu.number", "emu.spec", "emu.reference", "emu.golden", "numpy", "numba",
-                  "cocotb", "cocotb_tools", "find_libpython"},
+                  "cocotb", "cocotb_tools", "find_libpython", "tomli"},
     "emu/nn": {"emu.number", "emu.spec", "emu.update", "emu.norm", "emu.norm_casts", "emu.table",
                "emu.engine", "numpy", "torch", "yaml", "pydantic", "pydantic_core", "rich"},
     "emu/lab": {"emu.__version__", "emu.number", "emu.spec", "emu.update", "emu.reference",

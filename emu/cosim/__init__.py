@@ -7,7 +7,8 @@ from emu.cosim.replay import FileReport, Report, replay
 from emu.cosim.tools import ToolFailed, ToolMissing, require
 
 # Imported on first use, as they load numpy and numba.
-_LAZY = {"replay_arrays": "emu.cosim.volume", "run": "emu.cosim.engines"}
+_LAZY = {"check_rtl": "emu.cosim.yours", "replay_arrays": "emu.cosim.volume",
+         "run": "emu.cosim.engines"}
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
     "FileReport", "Report", "ToolFailed", "ToolMissing", "default_vectors", "hardware",

@@ -1,0 +1,356 @@
+"""Which single change of a spec, or of the rule behind it, gives what a module answered.
+
+Each neighbour is computed by `emu.reference` where a spec can say it, and otherwise by a few lines
+that say the mistake: products truncated before the sum, a fit that comes too late, another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+
+from emu.golden.units import QuantizerSpec, Unit
+from emu.number import Cast, Format, Overflow, Rounding
+from emu.reference import dot_steps, fit, overflows, round_shift
+from emu.spec import MacSpec
+
+Case = tuple  # as the records functions of `emu.golden.units` take it
+Told = list[tuple[int, bool]]  # the result after each step of a case, and whether it overflowed
+WIDE = 62  # bits of an accumulator that no case here fills
+
+
+@dataclass(frozen=True)
+class Change:
+    """One way to compute something else: what of it is told, case by case."""
+
+    words: str
+    told: Callable[[Sequence[Case]], Iterator[Told]]
+    sticky: bool = True  # an overflow is told until the next dot product
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a module answered to cases: (bits of the result, overflow or None) of each step.
+
+    Where it answers last steps only, these alone stand here.
+    """
+
+    cases: Sequence[Case]
+    answers: Sequence[Sequence[tuple[int, int | None]]]
+    every: bool  # step is answered
+    width: int  # of the result
+
+    def differences(self, change: Change) -> Iterator[int]:
+        """How many answers of each case are not what the change tells."""
+        mask = (1 << self.width) - 1
+        for told, answers in zip(change.told(self.cases), self.answers, strict=True):
+            before, found = False, []
+            for code, over in told:
+                before = over or (change.sticky and before)
+                found.append((code & mask, int(before)))
+            yield sum(bits != code or over not in (None, told_over)
+                      for (code, told_over), (bits, over) in zip(
+                          found if self.every else found[-1:], answers, strict=True))
+
+
+def explaining(changes: Sequence[Change], said: Said) -> list[Change]:
+    """The changes that give every answer."""
+    return [change for change in changes if not any(said.differences(change))]
+
+
+def neighbours(unit: Unit) -> list[Change]:
+    """Every change that is tried, the likely ones first."""
+    if isinstance(unit.source, QuantizerSpec):
+        return list(_casts(unit.source))
+    return list(_macs(unit.source))
+
+
+def _swapped(name: str, new: object, old: object) -> str:
+    return f"{name}: {new} instead of {old}"
+
+
+# Neighbours of a MAC
+
+
+def _macs(mac: MacSpec) -> Iterator[Change]:
+    for words, other in _specs(mac):
+        yield Change(words, partial(_each, partial(_by_spec, mac, other)))
+    yield Change("overflow tells of one step, not of all since the start",
+                 partial(_each, partial(_by_spec, mac, mac)), sticky=False)
+    yield from _orders(mac)
+    yield from _starts(mac)
+    if mac.outer is None:
+        yield from _sums(mac)
+
+
+def _specs(mac: MacSpec) -> Iterator[tuple[str, MacSpec]]:
+    """The specs beside this one, with what tells them apart."""
+    changes = [{"acc": cast} for cast in _modes(mac.acc, rounds=False)]
+    if mac.outer is not None:
+        changes += [{"outer": cast} for cast in _modes(mac.outer)]
+    if not mac.exact_product or mac.product.format.frac < 0:
+        changes += [{"product": cast} for cast in _modes(mac.product)]
+    changes += [{"acc": cast} for cast in _widths(mac.acc)]
+    if mac.outer is not None:
+        changes += [{"outer": cast} for cast in _widths(mac.outer)]
+        changes += [{"tile": mac.tile + by * mac.lanes} for by in (1, -1)]
+        changes += [{"tile": 2 * mac.tile}, {"tile": mac.tile // 2}, {"reload": not mac.reload}]
+    changes += [{side: _other_sign(getattr(mac, side))} for side in "ab"]
+    changes += [{"a": _other_sign(mac.a), "b": _other_sign(mac.b)}]
+    exact = mac.product.format
+    widths = {exact.width - 1, exact.width + 1, exact.width - 2, mac.a.width, mac.b.width,
+              mac.acc.format.width}
+    changes += [{"product": Cast(Format(width, exact.frac, exact.signed), mac.product.rounding,
+                                 mode)}
+                for width in sorted(widths, reverse=True) if 1 <= width <= 64
+                for mode in (Overflow.WRAP, Overflow.SAT)]
+    if mac.outer is None:
+        changes += [{"product": mac.product.with_frac(frac), "acc": mac.acc.with_frac(frac)}
+                    for frac in (exact.frac - 1, exact.frac + 1)]
+    if mac.product.format.frac < 0:  # the cast that was normalised away may be a change too
+        changes += [{"product": Cast(Format(64, exact.frac), mac.product.rounding)}]
+    known = {mac}
+    for change in changes:
+        try:
+            exact_again = {"product": None} if {"a", "b"} & change.keys() and \
+                mac.exact_product and not exact.frac else {}
+            other = replace(mac, **{**exact_again, **change})
+        except ValueError:
+            continue  # no hardware of this project is that
+        if other not in known:
+            known.add(other)
+            yield "; ".join(_swapped(name, getattr(other, name), getattr(mac, name))
+                            for name in change), other
+
+
+def _modes(cast: Cast, rounds: bool = True) -> Iterator[Cast]:
+    """Every other overflow and rounding of a cast that draws nothing."""
+    for mode in Overflow:
+        if mode != Overflow.SAT_SYM or cast.format.width > 1:
+            yield replace(cast, overflow=mode)
+    for mode in list(Rounding)[:-1] if rounds else ():
+        yield replace(cast, rounding=mode, rand_bits=0)
+
+
+def _widths(cast: Cast) -> Iterator[Cast]:
+    """One bit wider and narrower, and the other sign."""
+    form = cast.format
+    others = [replace(form, width=form.width + by) for by in (-1, 1)
+              if 1 <= form.width + by <= 64]
+    yield from (replace(cast, format=other) for other in (*others, _other_sign(form)))
+
+
+def _other_sign(form: Format) -> Format:
+    return replace(form, signed=not form.signed)
+
+
+def _each(told: Callable[[Case], Told], cases: Sequence[Case]) -> Iterator[Told]:
+    return map(told, cases)
+
+
+def _bits_as(code: int, form: Format) -> int:
+    """The code of a format that its low bits are."""
+    bits = code & (1 << form.width) - 1
+    return bits - (bits > form.hi) * (1 << form.width)
+
+
+def _by_spec(mac: MacSpec, other: MacSpec, case: Case) -> Told:
+    """The same wires into another MAC; where its steps are smaller, the last of each of ours."""
+    a, b, bias = case
+    told = list(dot_steps([_bits_as(x, other.a) for x in a], [_bits_as(x, other.b) for x in b],
+                          other, _bits_as(bias, other.result.format)))
+    if other.lanes == mac.lanes:
+        return told
+    ends = [*range(mac.lanes - 1, len(a) - 1, mac.lanes), len(a) - 1]
+    starts = [0, *(end + 1 for end in ends)]
+    return [(told[end][0], any(over for _, over in told[start:end + 1]))
+            for start, end in zip(starts, ends, strict=False)]
+
+
+def _orders(mac: MacSpec) -> Iterator[Change]:
+    lanes = mac.lanes
+    if lanes > 1:
+        if mac.outer is None:
+            one = replace(mac, lanes=1)
+            yield Change("the accumulator takes product by product, not all lanes at once",
+                         partial(_each, partial(_by_spec, mac, one)))
+            yield Change("the accumulator takes product by product, the highest lane first",
+                         partial(_each, lambda case: _by_spec(mac, one, (
+                             _lanes_reversed(case[0], lanes), _lanes_reversed(case[1], lanes),
+                             case[2]))))
+        yield Change("lane i of a meets lane lanes-1-i of b",
+                     partial(_each, lambda case: _by_spec(mac, mac, (
+                         _whole(case[0], lanes), _lanes_reversed(_whole(case[1], lanes), lanes),
+                         case[2]))))
+    yield Change("the products come in reversed order",
+                 partial(_each, lambda case: _by_spec(mac, mac, (case[0][::-1], case[1][::-1],
+                                                                 case[2]))))
+
+
+def _whole(codes: Sequence[int], lanes: int) -> list[int]:
+    """With the zeros of the lanes that the last step leaves."""
+    return [*codes, *[0] * (-len(codes) % lanes)]
+
+
+def _lanes_reversed(codes: Sequence[int], lanes: int) -> list[int]:
+    return list(chain.from_iterable(codes[i:i + lanes][::-1]
+                                    for i in range(0, len(codes), lanes)))
+
+
+def _starts(mac: MacSpec) -> Iterator[Change]:
+    """How a dot product may begin and end wrongly."""
+    form, lanes = mac.result.format, mac.lanes
+
+    def unbiased(case: Case) -> Told:
+        return _by_spec(mac, mac, (*case[:2], 0))
+
+    def late_bias(case: Case) -> Told:
+        *told, (last, over) = unbiased(case)
+        total = last + case[2]
+        cast = mac.outer or mac.acc
+        return [*told, (fit(total, cast), over or overflows(total, cast))]
+
+    def not_restarted(cases: Sequence[Case], biased: bool) -> Iterator[Told]:
+        before = 0
+        for a, b, bias in cases:
+            start = fit(before + biased * bias, replace(mac.outer or mac.acc,
+                                                        overflow=Overflow.WRAP))
+            told = _by_spec(mac, mac, (a, b, start))
+            before = told[-1][0]
+            yield told
+
+    def first_lost(case: Case) -> Told:
+        a, b, bias = case
+        rest = _by_spec(mac, mac, (a[lanes:], b[lanes:], bias)) if len(a) > lanes else []
+        return [(_bits_as(bias, form), False), *rest]
+
+    def last_lost(case: Case) -> Told:
+        told = _by_spec(mac, mac, case)
+        return [*told[:-1], told[-2] if len(told) > 1 else (case[2], False)]
+
+    yield Change("the bias is ignored", partial(_each, unbiased))
+    yield Change("the bias is added after the last product", partial(_each, late_bias))
+    yield Change("a start does not clear the sum", partial(not_restarted, biased=False))
+    yield Change("a start adds its bias to the old sum", partial(not_restarted, biased=True))
+    yield Change("the products of the first step are lost", partial(_each, first_lost))
+    yield Change("the products of the last step are lost", partial(_each, last_lost))
+
+
+def _sums(mac: MacSpec) -> Iterator[Change]:
+    """Other ways from the products to the sum, in one level."""
+    product, acc, drop = mac.product, mac.acc, -mac.product.format.frac
+
+    def summed(case: Case, step: Callable[[list[int], int], tuple[int, bool]]) -> Told:
+        a, b, value = case
+        told = []
+        for start in range(0, len(a), mac.lanes):
+            exact = [x * y for x, y in zip(a[start:start + mac.lanes], b[start:start + mac.lanes],
+                                           strict=True)]
+            value, over = step(exact, value)
+            told.append((value, over))
+        return told
+
+    def fitted(total: int) -> tuple[int, bool]:
+        return fit(total, acc), overflows(total, acc)
+
+    def cast_product(x: int) -> int:
+        return fit(round_shift(x, drop, product), product)
+
+    try:
+        wide = replace(mac, acc=Cast(Format(WIDE, acc.format.frac)))
+    except ValueError:
+        wide = None
+    if wide is not None:
+        yield Change("the sum is fitted where it is shown, not after each step", partial(
+            _each, lambda case: [fitted(total) for total, _ in dot_steps(*case[:2], wide,
+                                                                         case[2])]))
+    if drop > 0:
+        if mac.lanes > 1:
+            yield Change("the sum of a step is rounded, not each product", partial(
+                _each, lambda case: summed(case, lambda exact, value: fitted(
+                    value + round_shift(sum(exact), drop, product)))))
+        yield Change("the products are added exactly, and what is shown is rounded", partial(
+            _each, lambda case: [fitted(round_shift(total, drop, product)) for total, _ in summed(
+                (*case[:2], case[2] << drop), lambda exact, value: (value + sum(exact), False))]))
+        yield Change("the magnitude of a product is shifted, then its sign is put back", partial(
+            _each, lambda case: summed(case, lambda exact, value: fitted(value + sum(
+                (-1 if x < 0 else 1) * cast_product(abs(x)) for x in exact)))))
+    if drop <= 0:
+        for bits in range(1, min(product.format.width, 9)):
+            for how, cut in (("", lambda x, n: x >> n << n),
+                             (", towards zero", lambda x, n: (abs(x) >> n << n)
+                              * (-1 if x < 0 else 1))):
+                yield Change(f"each product loses its lowest {bits} bits before the sum{how}",
+                             partial(_each, partial(_cut, summed, fitted, partial(cut, n=bits),
+                                                    cast_product)))
+
+
+def _cut(summed, fitted, cut, cast_product, case: Case) -> Told:
+    return summed(case, lambda exact, value: fitted(
+        value + sum(cast_product(cut(x)) for x in exact)))
+
+
+# Neighbours of a quantizer
+
+
+def _casts(spec: QuantizerSpec) -> Iterator[Change]:
+    to, source = spec.cast, spec.source
+    casts = [*_modes(to), *_widths(to)]
+    if to.rounding == Rounding.STOCHASTIC:
+        casts += [replace(to, rand_bits=to.rand_bits + by) for by in (1, -1)
+                  if 1 <= to.rand_bits + by <= 32]
+    known = {to}
+    for other in casts:
+        if other not in known:
+            known.add(other)
+            yield Change(_swapped("cast", other, to), partial(_each, partial(
+                _by_cast, spec, other, source)))
+    yield Change(_swapped("value", _other_sign(source), source),
+                 partial(_each, partial(_by_cast, spec, to, _other_sign(source))))
+    for by, words in ((1, "one bit more is dropped"), (-1, "one bit less is dropped")):
+        yield Change(words, partial(_each, partial(_by_cast, spec, to, source, more=by)))
+    yield Change("the value is fitted before it is rounded, and may wrap then",
+                 partial(_each, partial(_fitted_first, spec)))
+    if to.rounding == Rounding.STOCHASTIC:
+        for words, carries in _dithers(to.rand_bits):
+            yield Change(words, partial(_each, partial(_dithered, spec, carries)))
+
+
+def _by_cast(spec: QuantizerSpec, to: Cast, source: Format, case: Case, more: int = 0) -> Told:
+    value, shift, rand = case
+    operand = rand & (1 << to.rand_bits) - 1 if to.rounding == Rounding.STOCHASTIC else None
+    rounded = round_shift(_bits_as(value, source), _dropped(spec, shift) + more, to, operand)
+    return [(fit(rounded, to), overflows(rounded, to))]
+
+
+def _dropped(spec: QuantizerSpec, shift: int) -> int:
+    return min(shift, spec.max_shift) - spec.pre_shift
+
+
+def _fitted_first(spec: QuantizerSpec, case: Case) -> Told:
+    value, shift, rand = case
+    to, n = spec.cast, _dropped(spec, shift)
+    floor = round_shift(value, n, Cast(to.format))
+    up = round_shift(value, n, to, rand if to.rand_bits else None) - floor
+    return [(_bits_as(fit(floor, to) + up, to.format), overflows(floor, to))]
+
+
+def _dithers(bits: int) -> list[tuple[str, Callable[[int, int, int], bool]]]:
+    """Wrong ways to carry, from rest, rand and the dropped bits n."""
+    return [
+        ("the random operand is aligned at its lowest bit",
+         lambda rest, rand, n: rest + (rand & (1 << n) - 1) >= 1 << n),
+        ("rest + rand must exceed one code, not reach it",
+         lambda rest, rand, n: rest + (rand << n >> bits) > 1 << n),
+        ("the bits of the random operand are reversed",
+         lambda rest, rand, n: rest + (int(f"{rand:0{bits}b}"[::-1], 2) << n >> bits) >= 1 << n),
+    ]
+
+
+def _dithered(spec: QuantizerSpec, carries: Callable[[int, int, int], bool], case: Case) -> Told:
+    value, shift, rand = case
+    to, n = spec.cast, _dropped(spec, shift)
+    rounded = value << -n if n <= 0 else (value >> n) + carries(value & (1 << n) - 1, rand, n)
+    return [(fit(rounded, to), overflows(rounded, to))]
