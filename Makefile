@@ -21,6 +21,7 @@ regression: .venv/ready  ## epochs in the Verilog, 100,000 products and 5,000 co
 	$(BIN)/python tests/regression_rtl.py
 	$(BIN)/python tests/regression.py
 	$(BIN)/emu prove --second 1
+	$(BIN)/emu mutate --gates
 	[ "$$(uname -m)" != x86_64 ] || NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma \
 		$(BIN)/python tests/regression.py --cases 10000 --convolutions 500 --sequences 0
 

@@ -1,5 +1,6 @@
 """The committed vectors notice every small change of the Verilog but those proved to be none."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from emu.cosim import default_vectors, hardware, mutate
 from emu.cosim.netlist import Netlist
+from emu.cosim.solver import NoVerdict
 from emu.golden import read_manifest
 from emu.golden.cases import STRENGTH, from_text
 from emu.golden.units import lfsr_records, lfsr_unit
@@ -55,6 +57,23 @@ def test_weak_vectors_leave_gaps_that_a_case_closes(tmp_path):
     more = vectors(tmp_path / "more", [(None, 40), *cases])
     again, = mutate.mutate(more, [LFSR])
     assert not [gap for gap in again.gaps if gap.case is not None]
+
+
+def test_gates_are_changed_as_operations_are(tmp_path, monkeypatch):
+    gates = dataclasses.replace(LFSR, gates=True)
+    score, = mutate.mutate(default_vectors(), [gates])
+    assert score.killed + len(score.equivalent) == 40 and not score.gaps
+    assert score.key != mutate.mutate(default_vectors(), [LFSR])[0].key
+    weak = vectors(tmp_path / "weak", [(1, 3)])
+
+    def undecided(*_):
+        raise NoVerdict("bitwuzla gave no verdict in 120 s")
+
+    monkeypatch.setattr(mutate, "first_failure", undecided)
+    score, = mutate.mutate(weak, [gates])  # what is not proved to be no change counts against them
+    assert {gap.difference for gap in score.gaps} == {
+        "it may be no change: bitwuzla gave no verdict in 120 s"}
+    assert score.killed + len(score.gaps) == 40
 
 
 def test_a_wrong_unit_fails_before_any_mutant(tmp_path):

@@ -25,10 +25,15 @@ bitwuzla.Parser(bitwuzla.TermManager(), options).parse(sys.argv[1], False, True)
 """
 
 
+class NoVerdict(RuntimeError):
+    """A solver did not decide in its time."""
+
+
 def satisfiable(texts: Sequence[str], solver: str, seconds: int = SECONDS) -> list[bool]:
     """Whether each SMT-LIB text has a model; all in one process, which may take so many seconds.
 
-    Raises RuntimeError, with the solver's own words, where it gives no verdict.
+    Raises NoVerdict where that is too short, and RuntimeError, with the solver's own words, where
+    it gives no verdict for another reason.
     """
     answers = _run(solver, "(reset)\n".join(f"{text}(check-sat)\n" for text in texts), seconds)
     said = answers.split("\n")
@@ -64,7 +69,7 @@ def _run(solver: str, text: str, seconds: int) -> str:
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"{solver} gave no verdict in {seconds} s") from None
+            raise NoVerdict(f"{solver} gave no verdict in {seconds} s") from None
     if done.returncode:
         raise RuntimeError(f"{solver} died (status {done.returncode}): "
                            f"{done.stdout.strip()[-300:] or 'it printed nothing'}")
