@@ -32,6 +32,16 @@ def windows(draw) -> tuple:
     return size, (kernel, stride, padding)
 
 
+@st.composite
+def wider_windows(draw) -> tuple:
+    """(size, (kernel, stride, padding), dilation), some of whose last windows leave the plane."""
+    kernel, stride, dilation = draw(pairs(1, 3)), draw(pairs(1, 4)), draw(pairs(1, 3))
+    padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+    size = tuple(draw(st.integers(max(1, d * (k - 1) + 1 - 2 * p), d * (k - 1) + 7))
+                 for k, p, d in zip(kernel, padding, dilation, strict=True))
+    return size, (kernel, stride, padding), dilation
+
+
 def planes(x: np.ndarray) -> list:
     """The planes (H, W) of an array, as nested lists."""
     return x.reshape(-1, *x.shape[-2:]).tolist()
@@ -92,6 +102,34 @@ def test_every_gradient_of_an_average_agrees(shape, lead, seed, to, frac, includ
             for errors in rows(error)]
     got = engine.avg_pool2d_grad(error, frac, to, size, *window, count_include_pad=include)
     assert planes(got) == want
+
+
+@given(wider_windows(), SEEDS, st.booleans())
+def test_windows_that_are_dilated_or_leave_the_plane_agree(shape, seed, ceil):
+    size, window, dilation = shape
+    x = filled((2, *size), Format(3), seed)
+    if not all(reference.pool.sliding_windows(size, *window, dilation, ceil)):
+        with pytest.raises(ValueError, match="one meets only padding and has no maximum"):
+            engine.max_pool2d(x, *window, dilation, ceil)
+        return
+    found = [reference.max_pool2d(plane, *window, dilation, ceil) for plane in planes(x)]
+    codes, index = engine.max_pool2d(x, *window, dilation, ceil)
+    assert rows(codes) == [[code for code, _ in plane] for plane in found]
+    assert rows(index) == [[y * size[1] + z for _, (y, z) in plane] for plane in found]
+
+
+@given(wider_windows(), SEEDS, INCLUDE)
+def test_averages_of_windows_that_leave_the_plane_agree(shape, seed, include):
+    size, window, _ = shape
+    size = tuple(max(n, k - 2 * p) for n, k, p in zip(size, window[0], window[2], strict=True))
+    x = filled((2, *size), S8, seed)
+    want = [reference.avg_pool2d(plane, 3, TO, *window, include, ceil=True) for plane in planes(x)]
+    found = engine.avg_pool2d(x, 3, TO, *window, include, ceil=True)
+    assert rows(found) == want
+    error = filled(found.shape, S8, seed + 1)
+    want = [reference.avg_pool2d_grad(errors, 3, TO, size, *window, include, ceil=True)
+            for errors in rows(error)]
+    assert planes(engine.avg_pool2d_grad(error, 3, TO, size, *window, include, ceil=True)) == want
 
 
 # Adaptive windows, restated on fractions: pixel y lies under output i where the intervals

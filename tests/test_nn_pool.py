@@ -14,6 +14,8 @@ PLANES = some((2, 3, 5, 6), 200, 5, 1)
 WINDOWS = [((2, 2), (2, 2), (0, 0)), ((3, 3), (1, 1), (0, 0)), ((3, 2), (2, 1), (1, 1)),
            ((2, 3), (3, 2), (1, 0)), ((1, 1), (2, 2), (0, 0))]
 
+STEPS = [(stride, padding) for stride in (1, 2, 3) for padding in (0, 1)]
+
 
 def error_of(windows, seed=2) -> Grid:
     """A gradient of the output of pooling PLANES."""
@@ -51,11 +53,53 @@ def test_max_pooling_takes_images_without_a_batch():
     assert torch.equal(pool(tensor(PLANES)[0]), pool(tensor(PLANES))[0])
 
 
-@pytest.mark.parametrize("option", [{"dilation": 2}, {"ceil_mode": True},
-                                    {"return_indices": True}], ids=str)
-def test_an_option_that_max_pooling_lacks_is_refused(option):
-    with pytest.raises(ValueError, match="'maxpool2d': max pooling has no dilation, ceil_mode"):
-        nn.MaxPool2d(2, **option)(tensor(PLANES))
+def test_max_pooling_has_no_indices():
+    with pytest.raises(ValueError, match="'maxpool2d': max pooling has no return_indices here"):
+        nn.MaxPool2d(2, return_indices=True)(tensor(PLANES))
+
+
+# Maxima, and sums over powers of two, are exact in float64: so torch says what they are.
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride, padding", STEPS)
+@pytest.mark.parametrize("size", [(4, 7), (5, 6), (6, 9)], ids=str)
+def test_max_pooling_has_the_windows_of_torch(size, stride, padding, dilation):
+    x = tensor(some((2, 3, *size), 20, 5, 3))
+    line = x[:, :, 0]
+    options = {"kernel_size": 2, "stride": stride, "padding": padding, "dilation": dilation,
+               "ceil_mode": True}
+    for fixed, floats, given in ((nn.MaxPool2d, torch.nn.MaxPool2d, x),
+                                 (nn.MaxPool1d, torch.nn.MaxPool1d, line)):
+        mine, theirs = given.clone().requires_grad_(), given.clone().requires_grad_()
+        got, want = fixed(**options)(mine), floats(**options)(theirs)
+        assert torch.equal(got, want)
+        error = torch.arange(got.numel(), dtype=got.dtype).reshape(got.shape)
+        got.backward(error)
+        want.backward(error)
+        assert torch.equal(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("size", [(4, 7), (5, 6), (3, 9)], ids=str)
+@pytest.mark.parametrize("stride, padding", STEPS)
+def test_average_pooling_has_the_windows_of_torch(stride, padding, size, include):
+    x = tensor(some((2, 3, *size), 20, 5, 3))
+    options = {"kernel_size": 2, "stride": stride, "padding": padding, "ceil_mode": True,
+               "count_include_pad": include}  # so every divisor is 1, 2 or 4
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    got, want = nn.AvgPool2d(**options)(mine), torch.nn.AvgPool2d(**options)(theirs)
+    assert torch.equal(got, want)
+    error = torch.arange(got.numel(), dtype=got.dtype).reshape(got.shape)
+    got.backward(error)
+    want.backward(error)
+    assert torch.equal(mine.grad, theirs.grad)
+
+
+def test_a_divisor_may_be_given():
+    x = tensor(PLANES)
+    got = nn.AvgPool2d(2, divisor_override=8)(x)
+    assert torch.equal(got, torch.nn.functional.avg_pool2d(x, 2, divisor_override=8))
+    with pytest.raises(ValueError, match="divisor_override 0: needs a whole number of at least 1"):
+        nn.AvgPool2d(2, divisor_override=0)(x)
 
 
 @pytest.mark.parametrize("area, y, grad", [
@@ -111,12 +155,6 @@ def test_dividing_stochastically_is_refused():
     pool = nn.AvgPool2d(3, spec={"y": "s8f4 stochastic8 sat"})
     with pytest.raises(ValueError, match="stochastic rounding needs a power of two"):
         pool(tensor(PLANES))
-
-
-@pytest.mark.parametrize("option", [{"ceil_mode": True}, {"divisor_override": 3}], ids=str)
-def test_an_option_that_average_pooling_lacks_is_refused(option):
-    with pytest.raises(ValueError, match="'avgpool2d': average pooling has no ceil_mode"):
-        nn.AvgPool2d(2, **option)(tensor(PLANES))
 
 
 def test_relu_passes_the_error_where_x_is_positive():

@@ -35,9 +35,13 @@ class Geometry:
                              f"needs {w[1] * self.groups} channels, and outputs a multiple of "
                              "groups")
 
-    def out_size(self, size: tuple, kernel: tuple) -> tuple[int, int]:
-        """(OH, OW) for an input of (H, W); raises ValueError where the kernel does not fit."""
-        out = tuple((s + 2 * p - d * (k - 1) - 1) // t + 1 for s, k, t, p, d in
+    def out_size(self, size: tuple, kernel: tuple, ceil: bool = False) -> tuple[int, int]:
+        """(OH, OW) for an input of (H, W); raises ValueError where the kernel does not fit.
+
+        With `ceil` a window that begins on the input or in the padding before it may reach beyond.
+        """
+        out = tuple(min(-(-(s + 2 * p - d * (k - 1) - 1) // t) + 1, (s + p - 1) // t + 1) if ceil
+                    else (s + 2 * p - d * (k - 1) - 1) // t + 1 for s, k, t, p, d in
                     zip(size, kernel, self.stride, self.padding, self.dilation, strict=True))
         if min(out) < 1:
             raise ValueError(f"kernel {kernel} dilated by {self.dilation} on {size} padded by "

@@ -20,10 +20,14 @@ from emu.number import Cast, Rounding
 
 
 class Windows(NamedTuple):
-    """The rows (OH, 2) and columns (OW, 2), first and behind the last, under each output."""
+    """The rows (OH, 2) and columns (OW, 2), first and behind the last, under each output.
+
+    Of a dilated window only every `steps`-th of them.
+    """
 
     ys: np.ndarray
     xs: np.ndarray
+    steps: tuple[int, int] = (1, 1)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -32,23 +36,31 @@ class Windows(NamedTuple):
 
     @property
     def count(self) -> np.ndarray:
-        """The pixels under each output (OH, OW)."""
-        return np.outer(*(side[:, 1] - side[:, 0] for side in self))
+        """The pixels between the ends of each output's windows (OH, OW)."""
+        return np.outer(*(side[:, 1] - side[:, 0] for side in (self.ys, self.xs)))
 
 
-def _sliding(size: tuple, kernel, stride, padding) -> tuple[Windows, int]:
-    """The windows of one kernel, cut to the plane, and its area."""
+def _sliding(size: tuple, kernel, stride, padding, dilation=1, ceil=False
+             ) -> tuple[Windows, np.ndarray]:
+    """The windows of one kernel, cut to the plane, and their areas (OH, OW), padding included.
+
+    With `ceil` pixels left over at the end of an axis get a window too, if it begins on one of
+    them or in the padding before them.
+    """
     kernel = pair(kernel, "kernel", 1)
-    geometry = Geometry(kernel if stride is None else stride, padding)
+    geometry = Geometry(kernel if stride is None else stride, padding, dilation)
     if any(2 * p > k for p, k in zip(geometry.padding, kernel, strict=True)):
         raise ValueError(f"padding {geometry.padding}: at most half the kernel {kernel}, so that "
                          "every window has a real pixel")
-    sides = []
-    for n, m, k, s, p in zip(size, geometry.out_size(size, kernel), kernel, geometry.stride,
-                             geometry.padding, strict=True):
+    sides, lengths = [], []
+    for n, m, k, s, p, d in zip(size, geometry.out_size(size, kernel, ceil), kernel,
+                                geometry.stride, geometry.padding, geometry.dilation, strict=True):
         first = np.arange(m) * s - p
-        sides.append(np.stack([np.maximum(first, 0), np.minimum(first + k, n)], 1))
-    return Windows(*sides), kernel[0] * kernel[1]
+        behind = np.minimum(first + d * (k - 1) + 1, n + p)
+        lengths.append(behind - first)
+        inside = first + np.maximum(-first + d - 1, 0) // d * d
+        sides.append(np.stack([inside, np.minimum(behind, n)], 1))
+    return Windows(*sides, geometry.dilation), np.outer(*lengths)
 
 
 def _adaptive(size: tuple, out) -> Windows:
@@ -72,7 +84,12 @@ def _max(x, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
     planes = _planes(x)
     out = np.empty((len(planes), *windows.size), np.int64)
     index = np.empty_like(out)
-    launch(max_pool, len(planes) * int(windows.count.sum()), planes, *windows, out, index)
+    launch(max_pool, len(planes) * int(windows.count.sum()), planes, windows.ys, windows.xs,
+           windows.steps, out, index)
+    if index.min(initial=0) < 0:
+        raise ValueError(f"windows of every {windows.steps}-th pixel on a plane of "
+                         f"{planes.shape[1:]}: one meets only padding and has no maximum; use "
+                         "less padding or dilation")
     shape = (*np.shape(x)[:-2], *windows.size)
     return out.reshape(shape).astype(np.asarray(x).dtype), index.reshape(shape)
 
@@ -81,7 +98,8 @@ def _sums(x, windows: Windows) -> np.ndarray:
     planes = _planes(x)
     _check_sum(planes, int(windows.count.max()))
     out = np.empty((len(planes), *windows.size), np.int64)
-    launch(window_sum, len(planes) * int(windows.count.sum()), planes, *windows, out)
+    launch(window_sum, len(planes) * int(windows.count.sum()), planes, windows.ys, windows.xs,
+           out)
     return out.reshape(*np.shape(x)[:-2], *windows.size)
 
 
@@ -89,11 +107,11 @@ def _spread(shares, size, windows: Windows) -> np.ndarray:
     shares = as_codes(shares, "shares")
     if windows.size != shares.shape[-2:]:
         raise ValueError(f"shares {shares.shape}: windows on {tuple(size)} give {windows.size}")
-    _check_sum(shares, int(np.prod([_overlap(side) for side in windows])))
+    _check_sum(shares, int(np.prod([_overlap(side) for side in windows[:2]])))
     out = np.zeros((*shares.shape[:-2], *size), np.int64)
     planes = _planes(out)  # of the same memory
     launch(spread_windows, len(planes) * int(windows.count.sum()),
-           shares.reshape(len(planes), *windows.size), *windows, planes)
+           shares.reshape(len(planes), *windows.size), windows.ys, windows.xs, planes)
     return out
 
 
@@ -122,12 +140,13 @@ def relu_grad(error, x) -> np.ndarray:
     return np.where(np.asarray(x) > 0, error, 0)
 
 
-def max_pool2d(x, kernel, stride=None, padding=0) -> tuple[np.ndarray, np.ndarray]:
+def max_pool2d(x, kernel, stride=None, padding=0, dilation=1, ceil: bool = False
+               ) -> tuple[np.ndarray, np.ndarray]:
     """x (..., H, W) -> (codes, index) (..., OH, OW); index is the flat pixel of the maximum.
 
     The first maximum in row-major order wins, padding never does.
     """
-    return _max(x, _sliding(_planes(x).shape[1:], kernel, stride, padding)[0])
+    return _max(x, _sliding(_planes(x).shape[1:], kernel, stride, padding, dilation, ceil)[0])
 
 
 def adaptive_max_pool2d(x, out) -> tuple[np.ndarray, np.ndarray]:
@@ -149,19 +168,19 @@ def max_pool2d_grad(error, index, size) -> np.ndarray:
     return out.reshape(*error.shape[:-2], *size)
 
 
-def window_sums(x, kernel, stride=None, padding=0, count_include_pad: bool = True
-                ) -> tuple[np.ndarray, np.ndarray]:
+def window_sums(x, kernel, stride=None, padding=0, count_include_pad: bool = True,
+                ceil: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """x (..., H, W) -> int64 sums (..., OH, OW) and the divisors (OH, OW) of their average.
 
     The divisor is the window's area, or without `count_include_pad` its number of real pixels.
     """
-    windows, area = _sliding(_planes(x).shape[1:], kernel, stride, padding)
-    return _sums(x, windows), np.full(windows.size, area) if count_include_pad else windows.count
+    windows, areas = _sliding(_planes(x).shape[1:], kernel, stride, padding, ceil=ceil)
+    return _sums(x, windows), areas if count_include_pad else windows.count
 
 
-def window_spread(shares, size, kernel, stride=None, padding=0) -> np.ndarray:
+def window_spread(shares, size, kernel, stride=None, padding=0, ceil: bool = False) -> np.ndarray:
     """Add each share (..., OH, OW) to all real pixels under its window: int64 (..., *size)."""
-    return _spread(shares, size, _sliding(tuple(size), kernel, stride, padding)[0])
+    return _spread(shares, size, _sliding(tuple(size), kernel, stride, padding, ceil=ceil)[0])
 
 
 def adaptive_sums(x, out) -> tuple[np.ndarray, np.ndarray]:
@@ -176,25 +195,25 @@ def adaptive_spread(shares, size) -> np.ndarray:
 
 
 def avg_pool2d(x, frac: int, to: Cast, kernel, stride=None, padding=0,
-               count_include_pad: bool = True, reciprocal: Cast | None = None, rand=None
-               ) -> np.ndarray:
+               count_include_pad: bool = True, reciprocal: Cast | None = None, rand=None,
+               ceil: bool = False) -> np.ndarray:
     """x (..., H, W) with `frac` -> the sum under each window over its divisor, one rounding.
 
     With `reciprocal` by `multiply_shift`: the sum times the code of 1 / divisor in that cast.
     """
-    sums, divisor = window_sums(x, kernel, stride, padding, count_include_pad)
+    sums, divisor = window_sums(x, kernel, stride, padding, count_include_pad, ceil)
     return _average(sums, divisor, frac, to, reciprocal, rand)
 
 
 def avg_pool2d_grad(error, frac: int, to: Cast, size, kernel, stride=None, padding=0,
-                    count_include_pad: bool = True, reciprocal: Cast | None = None, rand=None
-                    ) -> np.ndarray:
+                    count_include_pad: bool = True, reciprocal: Cast | None = None, rand=None,
+                    ceil: bool = False) -> np.ndarray:
     """Each window's error divided in the cast `to`, then added exactly to its real pixels.
 
     error (..., OH, OW) with `frac` -> int64 codes (..., *size) at `to`'s frac.
     """
-    windows, area = _sliding(tuple(size), kernel, stride, padding)
-    divisor = np.full(windows.size, area) if count_include_pad else windows.count
+    windows, areas = _sliding(tuple(size), kernel, stride, padding, ceil=ceil)
+    divisor = areas if count_include_pad else windows.count
     return _average_grad(error, frac, to, size, windows, divisor, reciprocal, rand)
 
 

@@ -9,16 +9,25 @@ from emu.reference.sums import out_size
 Windows = list[list[tuple[int, int]]]  # the pixels (y, x) under each output, row-major
 
 
-def sliding_windows(size, kernel, stride, padding) -> Windows:
+def _starts(size, kernel, stride, padding, dilation=1, ceil=False) -> list[int]:
+    """Where the windows of one axis begin; with `ceil` pixels left over at the end get one too.
+
+    Such a window begins on a pixel, or in the padding before them, as torch has it.
+    """
+    outputs = out_size(size, kernel, stride, padding, dilation)
+    left_over = (size + 2 * padding - dilation * (kernel - 1) - 1) % stride
+    if ceil and left_over and outputs * stride < size + padding:
+        outputs += 1
+    return [i * stride - padding for i in range(outputs)]
+
+
+def sliding_windows(size, kernel, stride, padding, dilation=(1, 1), ceil=False) -> Windows:
     """Windows of one kernel, without the padding."""
-    windows = []
-    for oy in range(out_size(size[0], kernel[0], stride[0], padding[0])):
-        for ox in range(out_size(size[1], kernel[1], stride[1], padding[1])):
-            top, left = oy * stride[0] - padding[0], ox * stride[1] - padding[1]
-            windows.append([(y, x) for y in range(top, top + kernel[0])
-                            for x in range(left, left + kernel[1])
-                            if 0 <= y < size[0] and 0 <= x < size[1]])
-    return windows
+    tops, lefts = (_starts(*axis, ceil) for axis in zip(size, kernel, stride, padding, dilation,
+                                                        strict=True))
+    return [[(y, x) for y in range(top, top + dilation[0] * kernel[0], dilation[0])
+             for x in range(left, left + dilation[1] * kernel[1], dilation[1])
+             if 0 <= y < size[0] and 0 <= x < size[1]] for top in tops for left in lefts]
 
 
 def adaptive_windows(size, out) -> Windows:
@@ -55,18 +64,24 @@ def _spread(error, windows: Windows, divisors, size, frac, to, reciprocal, rand)
     return plane
 
 
-def _divisors(windows: Windows, kernel, count_include_pad: bool) -> list[int]:
-    """The kernel's area, or the number of real pixels."""
-    return [kernel[0] * kernel[1] if count_include_pad else len(pixels) for pixels in windows]
+def _divisors(windows: Windows, size, kernel, stride, padding, ceil, count_include_pad: bool
+              ) -> list[int]:
+    """The pixels of each window, padding included or not; behind the padding there are none."""
+    if not count_include_pad:
+        return [len(pixels) for pixels in windows]
+    heights, widths = ([min(start + k, n + p) - start for start in _starts(n, k, s, p, 1, ceil)]
+                       for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
+    return [height * width for height in heights for width in widths]
 
 
 def _size(plane) -> tuple[int, int]:
     return len(plane), len(plane[0])
 
 
-def max_pool2d(plane, kernel, stride, padding=(0, 0)) -> list[tuple[int, tuple[int, int]]]:
+def max_pool2d(plane, kernel, stride, padding=(0, 0), dilation=(1, 1), ceil=False
+               ) -> list[tuple[int, tuple[int, int]]]:
     """(code, pixel) of the first maximum under each window of one plane (H, W)."""
-    return _max(plane, sliding_windows(_size(plane), kernel, stride, padding))
+    return _max(plane, sliding_windows(_size(plane), kernel, stride, padding, dilation, ceil))
 
 
 def adaptive_max_pool2d(plane, out) -> list[tuple[int, tuple[int, int]]]:
@@ -83,24 +98,25 @@ def max_pool2d_grad(error, pixels, size) -> list[list[int]]:
 
 
 def avg_pool2d(plane, frac: int, to: Cast, kernel, stride, padding=(0, 0), count_include_pad=True,
-               reciprocal: Cast | None = None, rand=None) -> list[int]:
+               reciprocal: Cast | None = None, rand=None, ceil=False) -> list[int]:
     """The sum under each window, divided by its area (or valid count) in the cast `to`.
 
     With `reciprocal` the sum is multiplied by the constant code of 1 / area in that cast and then
     cast, which is a shift; only so may `to` be stochastic, with an operand for each output.
     """
-    windows = sliding_windows(_size(plane), kernel, stride, padding)
-    return _averages(plane, windows, _divisors(windows, kernel, count_include_pad), frac, to,
-                     reciprocal, rand)
+    size = _size(plane)
+    windows = sliding_windows(size, kernel, stride, padding, ceil=ceil)
+    divisors = _divisors(windows, size, kernel, stride, padding, ceil, count_include_pad)
+    return _averages(plane, windows, divisors, frac, to, reciprocal, rand)
 
 
 def avg_pool2d_grad(error, frac: int, to: Cast, size, kernel, stride, padding=(0, 0),
-                    count_include_pad=True, reciprocal: Cast | None = None, rand=None
+                    count_include_pad=True, reciprocal: Cast | None = None, rand=None, ceil=False
                     ) -> list[list[int]]:
     """Each window's error divided in the cast `to`, then added exactly to all its pixels."""
-    windows = sliding_windows(size, kernel, stride, padding)
-    return _spread(error, windows, _divisors(windows, kernel, count_include_pad), size, frac, to,
-                   reciprocal, rand)
+    windows = sliding_windows(size, kernel, stride, padding, ceil=ceil)
+    divisors = _divisors(windows, size, kernel, stride, padding, ceil, count_include_pad)
+    return _spread(error, windows, divisors, size, frac, to, reciprocal, rand)
 
 
 def adaptive_avg_pool2d(plane, frac: int, to: Cast, out, reciprocal: Cast | None = None, rand=None

@@ -99,12 +99,12 @@ def _adaptive(axes: int, x, output_size) -> tuple[int, int]:
 def max_pool(axes: int, layer: Layer, training: bool, input, kernel_size, stride=None, padding=0,
              dilation=1, ceil_mode=False, return_indices=False):
     """torch's max_pool1d and 2d on codes; the gradients of overlapping windows add exactly."""
-    dilation = single(dilation) if axes == 1 else dilation
-    if pair(dilation) != (1, 1) or ceil_mode or return_indices:
-        raise ValueError(f"layer {layer.site!r}: max pooling has no dilation, ceil_mode or "
-                         "return_indices here; leave them at their defaults")
+    if return_indices:
+        raise ValueError(f"layer {layer.site!r}: max pooling has no return_indices here; leave it "
+                         "at its default")
     kernel, stride, padding = _sliding(axes, kernel_size, stride, padding)
-    pool = partial(engine.max_pool2d, kernel=kernel, stride=stride, padding=padding)
+    pool = partial(engine.max_pool2d, kernel=kernel, stride=stride, padding=padding,
+                   dilation=(1, single(dilation)) if axes == 1 else dilation, ceil=ceil_mode)
     return run(_MaxPool(pool, axes), layer, training, input)
 
 
@@ -121,12 +121,17 @@ def adaptive_max_pool(axes: int, layer: Layer, training: bool, input, output_siz
 def avg_pool(axes: int, layer: Layer, training: bool, input, kernel_size, stride=None, padding=0,
              ceil_mode=False, count_include_pad=True, divisor_override=None):
     """torch's avg_pool1d and 2d: the window's sum, divided in the cast y (backward: error)."""
-    if ceil_mode or divisor_override is not None:
-        raise ValueError(f"layer {layer.site!r}: average pooling has no ceil_mode or "
-                         "divisor_override here; leave them at their defaults")
+    if divisor_override is not None and divisor_override < 1:
+        raise ValueError(f"layer {layer.site!r}: divisor_override {divisor_override}: needs a "
+                         "whole number of at least 1")
     kernel, stride, padding = _sliding(axes, kernel_size, stride, padding)
-    windows = {"kernel": kernel, "stride": stride, "padding": padding}
-    sums = partial(engine.window_sums, **windows, count_include_pad=count_include_pad)
+    windows = {"kernel": kernel, "stride": stride, "padding": padding, "ceil": ceil_mode}
+
+    def sums(planes):
+        found, divisor = engine.window_sums(planes, **windows, count_include_pad=count_include_pad)
+        return found, divisor if divisor_override is None else np.full_like(divisor,
+                                                                            divisor_override)
+
     return run(_AvgPool(sums, partial(engine.window_spread, **windows), axes), layer, training,
                input)
 
