@@ -20,7 +20,8 @@ MAX_OPERAND = 32  # bits of a MAC operand
 ACC_WIDTHS = (2, 62)  # bits of an accumulator
 MAX_RAND_BITS = 32  # bits of a stochastic operand
 SCALE = re.compile(r"auto:(?P<statistic>max|3sigma|sweep|percentile(?=\d))"
-                   r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?(?P<previous>@previous)?")
+                   r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?"
+                   r"(?P<margin>(?<=max)\+\d+(?:\.\d+)?(?:e-?\d+)?)?(?P<previous>@previous)?")
 FIXED = "fixed"  # the scale of a rule that takes the binary point that is stored
 RULE_FRAC = 96  # a rule's exponent register; keeps 2^-frac a normal float32
 
@@ -207,7 +208,7 @@ class Rule(_Text):
 
     The range is the least power of two that holds a statistic of the tensor x:
 
-    - `auto:max`: the largest |x|;
+    - `auto:max`: the largest |x|; `auto:max+1e-5`: and a margin, also for zeros;
     - `auto:3sigma`: |mean| and three standard deviations;
     - `auto:percentile99.9`: the largest |x| but for 0.1 % of them;
     - `auto:sweep`: of the range of `auto:max`, its half and its quarter the one with the least
@@ -264,6 +265,11 @@ class Rule(_Text):
         return Fraction(SCALE.fullmatch(self.scale)["percent"])
 
     @property
+    def margin(self) -> Fraction:
+        """What the largest |x| is raised by, before the range is chosen."""
+        return Fraction(SCALE.fullmatch(self.scale)["margin"] or 0)
+
+    @property
     def previous(self) -> bool:
         """Whether the tensor before the one that is cast decides."""
         return self.scale.endswith("@previous")
@@ -289,6 +295,18 @@ class Rule(_Text):
             raise ValueError(f"largest {largest}: zeros choose no binary point; with_frac takes "
                              "the last one")
         exponent = (largest - 1).bit_length() - frac  # ceil(log2(largest * 2^-frac)), exactly
+        return self._of_range(exponent)
+
+    def cast_beyond(self, largest: int, frac: int) -> Cast:
+        """The cast whose range holds the margin and a magnitude `largest` >= 0 of `frac`."""
+        bound = Fraction(largest) / Fraction(2) ** frac + self.margin
+        # ceil(log2(p / q)) for whole p and q: the least e with p <= q 2^e
+        p, q = bound.numerator, bound.denominator
+        e = p.bit_length() - q.bit_length()
+        return self._of_range(e if p << max(-e, 0) <= q << max(e, 0) else e + 1)
+
+    def _of_range(self, exponent: int) -> Cast:
+        """The cast of the range 2^exponent, within the exponent register."""
         frac = self.width - self.signed - exponent
         return self.with_frac(max(-RULE_FRAC, min(RULE_FRAC, frac)))
 
@@ -299,9 +317,15 @@ def _scale(text: str) -> str:
         return text
     match = SCALE.fullmatch(text)
     if not match:
-        raise unknown("scale rule", text, ["auto:max", "auto:3sigma", "auto:percentile99.9",
-                                           "auto:sweep", "and each with @previous", FIXED])
+        raise unknown("scale rule", text, ["auto:max", "auto:max+1e-5", "auto:3sigma",
+                                           "auto:percentile99.9", "auto:sweep",
+                                           "and each with @previous", FIXED])
     name = match["statistic"]
+    if match["margin"]:
+        margin = Fraction(match["margin"])
+        if not 0 < margin <= 1:
+            raise ValueError(f"{text!r}: a margin is above 0 and at most 1; auto:max has none")
+        name += f"+{float(margin)!r}"
     if match["percent"]:
         percent = Fraction(match["percent"])
         if not 0 < percent <= 100:

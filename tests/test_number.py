@@ -179,6 +179,7 @@ SAME = [  # two ways to write the same hardware
     (Rule.parse("s8 auto:max to_odd"), Rule(np.int64(8), 1, "auto:max", 4, 0, 3)),
     (Rule.parse("s8 auto:percentile99.90"), Rule.parse("s8 auto:percentile099.9")),
     (Rule.parse("s8 auto:percentile100.0@previous"), Rule.parse("s8 auto:max@previous")),
+    (Rule.parse("s8 auto:max+0.00001@previous"), Rule.parse("s8 auto:max+1e-05@previous")),
 ]
 
 
@@ -265,6 +266,8 @@ REFUSED = [  # call, fragments of the message: the value, the limit or rule, the
     (lambda: Rule(8, scale="auto:maximum"), ["'auto:maximum'", "did you mean 'auto:max'"]),
     (lambda: Rule(8, rounding=Rounding.STOCHASTIC), ["rand_bits", "from 1 to 32"]),
     (lambda: Rule.parse("s8"), ["''", "known: auto:max"]),
+    (lambda: Rule.parse("s8 auto:max+0"), ["'auto:max+0'", "above 0", "auto:max has none"]),
+    (lambda: Rule.parse("s8 auto:sweep+1e-5"), ["'auto:sweep+1e-5'", "did you mean"]),
     (lambda: Rule.parse("s8 auto:mean"), ["'auto:mean'", "did you mean 'auto:max'"]),
     (lambda: Rule.parse("s8 auto:percentile"), ["did you mean 'auto:percentile99.9'"]),
     (lambda: Rule.parse("s8 auto:percentile0"), ["percentile0:", "above 0 and at most 100"]),

@@ -210,3 +210,22 @@ def test_choosing_a_range_leaves_no_record_of_a_cast():
     with engine.monitor() as seen:
         engine.cast_for_codes(Rule.parse("s8 auto:sweep"), np.array([3, 500]), 0, None)
     assert not seen
+
+
+@given(rules("auto:max+1e-5") | rules("auto:max+0.25"),
+       st.lists(codes(Format(9)), min_size=1, max_size=9), st.integers(-20, 24))
+@examples(80)
+def test_a_margin_is_added_before_the_range_is_chosen(rule, x, frac):
+    bound = Fraction(max(map(abs, x))) / Fraction(2) ** frac + rule.margin
+    want = least_exponent(lambda reach: reach >= bound)
+    got = (reference.cast_for(rule, x, frac), engine.cast_for_codes(rule, np.array(x), frac, 3),
+           engine.cast_for(rule, np.array(x) * 2.0**-frac, None))
+    assert [exponent(rule, chosen) for chosen in got] == [want] * 3
+
+
+@pytest.mark.parametrize(("most", "want"), [
+    (0.0, -16), (0.5, 0), (1.0, 1), (0.49999, -1), (0.499995, 0), (256.0, 9), (-0.25, -1)])
+def test_a_margin_of_1e_5_at_the_numbers_of_nics_fix(most, want):
+    # 256 + 1e-5 is 256 in float32, where nics_fix stays at 8: here the sum is exact.
+    rule = Rule.parse("s8 auto:max+1e-5 ties_even sat")
+    assert exponent(rule, engine.cast_for(rule, np.array([most, 0.0]), None)) == want

@@ -23,13 +23,14 @@ def cast_for(rule: Rule, x, last: int | None) -> Cast:
     if rule.fixed:
         return rule.stored(last)
     most = float(np.max(np.abs(x), initial=0.0))
-    if not most or not math.isfinite(most):  # encode refuses what is not finite
+    if not math.isfinite(most) or not (most or rule.margin):  # encode refuses what is not finite
         return rule.with_frac(0 if last is None else last)
     if rule.statistic != "max":
         limit = min(MAX_FRAC, FLOAT_BITS - math.frexp(most)[1])
         return cast_for_codes(rule, *encode(x, limit), last)
     numerator, denominator = most.as_integer_ratio()
-    return rule.cast_for(numerator, denominator.bit_length() - 1)
+    choose = rule.cast_beyond if rule.margin else rule.cast_for
+    return choose(numerator, denominator.bit_length() - 1)
 
 
 def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> Cast:
@@ -38,6 +39,8 @@ def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -
         return rule.stored(last)
     codes = as_codes(codes, "codes", dtype=None)
     most = largest(codes)
+    if rule.margin:
+        return rule.cast_beyond(most, frac)
     if not most:
         return rule.with_frac(0 if last is None else last)
     match rule.statistic:

@@ -13,13 +13,14 @@ FLOAT_BITS = 60  # of the largest of a tensor of floats
 def cast_for(rule: Rule, codes: list[int], frac: int, last: int | None = None) -> Cast:
     """The cast that a rule chooses by looking at codes of `frac` fraction bits.
 
-    The range is the least 2^e that holds the statistic. Zeros choose nothing: the frac stays at
-    `last`, that of the tensor before, or 0 where there was none. A rule that says `@previous`
+    The range is the least 2^e that holds the statistic. Zeros choose nothing, unless there is a
+    margin: the frac stays at `last`, that of the tensor before, or 0 where there was none. A rule
+    that says `@previous`
     chooses in the same way, but for the tensor that follows; the first one is looked at.
 
     The statistics are those of nics_fix_pytorch (`quant.py`: RANGE_MAX, RANGE_3SIGMA,
     RANGE_MAX_TENPERCENT, which is percentile90, RANGE_SWEEP), on exact integers and with squared
-    errors.
+    errors; a margin of 1e-5 is what nics_fix for TensorFlow adds (`quant.py`).
 
     >>> [cast_for(Rule.parse(f"s4 auto:{scale}"), [1, -2, 0, 3, 9], 0).format.frac
     ...  for scale in ("max", "3sigma", "percentile60", "sweep")]
@@ -28,6 +29,8 @@ def cast_for(rule: Rule, codes: list[int], frac: int, last: int | None = None) -
     if rule.fixed:
         return rule.stored(last)
     largest = max(map(abs, codes), default=0)
+    if rule.margin:
+        return rule.cast_beyond(largest, frac)
     if not largest:
         return rule.with_frac(0 if last is None else last)
     match rule.statistic:
