@@ -23,6 +23,7 @@ SCALE = re.compile(r"auto:(?P<statistic>max|3sigma|sweep|percentile(?=\d))"
                    r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?"
                    r"(?P<margin>(?<=max)\+\d+(?:\.\d+)?(?:e-?\d+)?)?(?P<previous>@previous)?")
 FIXED = "fixed"  # the scale of a rule that takes the binary point that is stored
+LEARNED = "learned"  # and of one whose binary point follows from a threshold that is trained
 RULE_FRAC = 96  # a rule's exponent register; keeps 2^-frac a normal float32
 
 
@@ -216,7 +217,8 @@ class Rule(_Text):
 
     With `@previous` after it, the statistic of the tensor before this one decides, as in hardware
     that cannot look ahead. `emu.reference` defines each statistic exactly. `fixed` chooses nothing:
-    it takes the binary point that another rule left for this tensor.
+    it takes the binary point that another rule left for this tensor, and `learned` the one of a
+    threshold t that is trained by gradient: the range is the least power of two that holds t.
 
     >>> str(Rule.parse("s8 auto:max ties_even sat").cast_for(largest=100, frac=4))
     's8f4 ties_even sat'
@@ -235,6 +237,9 @@ class Rule(_Text):
         object.__setattr__(self, "signed", form.signed)
         object.__setattr__(self, "scale", _scale(str(self.scale)))
         _normalise_modes(self, self.signed, self.width)
+        if self.learned and self.overflow not in (Overflow.SAT, Overflow.SAT_SYM):
+            raise ValueError(f"{self}: a threshold is learned by what saturates at it; use sat or "
+                             "sat_sym")
 
     @classmethod
     def parse(cls, text: str) -> Rule:
@@ -257,7 +262,12 @@ class Rule(_Text):
     @property
     def fixed(self) -> bool:
         """Whether a binary point that is stored decides, whatever the tensor."""
-        return self.scale == FIXED
+        return self.scale in (FIXED, LEARNED)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a threshold that is trained decides."""
+        return self.scale == LEARNED
 
     @property
     def percent(self) -> Fraction:
@@ -294,8 +304,7 @@ class Rule(_Text):
         if largest < 1:
             raise ValueError(f"largest {largest}: zeros choose no binary point; with_frac takes "
                              "the last one")
-        exponent = (largest - 1).bit_length() - frac  # ceil(log2(largest * 2^-frac)), exactly
-        return self._of_range(exponent)
+        return self.with_range((largest - 1).bit_length() - frac)  # its ceil(log2), exactly
 
     def cast_beyond(self, largest: int, frac: int) -> Cast:
         """The cast whose range holds the margin and a magnitude `largest` >= 0 of `frac`."""
@@ -303,23 +312,23 @@ class Rule(_Text):
         # ceil(log2(p / q)) for whole p and q: the least e with p <= q 2^e
         p, q = bound.numerator, bound.denominator
         e = p.bit_length() - q.bit_length()
-        return self._of_range(e if p << max(-e, 0) <= q << max(e, 0) else e + 1)
+        return self.with_range(e if p << max(-e, 0) <= q << max(e, 0) else e + 1)
 
-    def _of_range(self, exponent: int) -> Cast:
-        """The cast of the range 2^exponent, within the exponent register."""
+    def with_range(self, exponent: int) -> Cast:
+        """The cast whose range is 2^exponent: [-2^exponent, 2^exponent), or from 0 on."""
         frac = self.width - self.signed - exponent
         return self.with_frac(max(-RULE_FRAC, min(RULE_FRAC, frac)))
 
 
 def _scale(text: str) -> str:
     """A scale rule in its one spelling."""
-    if text == FIXED:
+    if text in (FIXED, LEARNED):
         return text
     match = SCALE.fullmatch(text)
     if not match:
         raise unknown("scale rule", text, ["auto:max", "auto:max+1e-5", "auto:3sigma",
                                            "auto:percentile99.9", "auto:sweep",
-                                           "and each with @previous", FIXED])
+                                           "and each with @previous", FIXED, LEARNED])
     name = match["statistic"]
     if match["margin"]:
         margin = Fraction(match["margin"])
@@ -398,8 +407,8 @@ def parse_cast(value: str | Cast | Rule) -> Cast | Rule:
         return value
     modes = [mode.name.lower() for kind in (Rounding, Overflow) for mode in kind]
     for word in str(value).split()[1:]:  # a misspelt one counts as what it is most like
-        near = difflib.get_close_matches(word, [FIXED, *modes], n=1)
-        if word.startswith("auto") or near == [FIXED]:
+        near = difflib.get_close_matches(word, [FIXED, LEARNED, *modes], 1, 0.65)
+        if word.startswith("auto") or near in ([FIXED], [LEARNED]):
             return Rule.parse(value)
     return Cast.parse(value)
 

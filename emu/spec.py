@@ -187,6 +187,11 @@ class LayerSpec(_Text):
             if value is not None and not isinstance(value, kinds):
                 raise ValueError(f"layer {field.name} {value!r}: LayerSpec.parse takes texts; here "
                                  f"give a {' or '.join(kind.__name__ for kind in kinds)}")
+        for name in ("error", "grad_w", "grad_b"):
+            value = getattr(self, name)
+            if isinstance(value, Rule) and value.learned:
+                raise ValueError(f"{name}: {value}: a gradient's threshold has no gradient of its "
+                                 "own to learn by; only x, w, b and y do")
         for name, operands in PASS_OPERANDS.items():
             mac = getattr(self, name)
             for side, operand in zip("ab", operands, strict=True):

@@ -77,6 +77,7 @@ from emu.engine.table import (
     softmax,
     table_entries,
 )
+from emu.engine.threshold import dot_exactly, threshold_steps
 from emu.engine.update import (
     Buffered,
     Updated,
@@ -96,10 +97,11 @@ __all__ = [
     "batch_norm_grad", "buffered_sgd", "cast", "cast_for", "cast_for_codes", "cast_full", "clip",
     "conv1d", "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input",
     "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
-    "conv_transpose2d_grad_weight", "cross_entropy", "dequantize", "divide", "encode", "encode_for",
-    "frozen_norm", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad",
-    "monitor", "multiply_shift", "named", "narrowed", "norm_divisors", "norm_shift",
-    "norm_statistics", "offer_int_mm", "passes", "quantize", "quantize_full", "random_operands",
-    "relu", "relu_grad", "rescale", "resumed", "running_norm", "sgd", "softmax", "square_sum",
-    "squares_mac", "table_entries", "watching", "window_spread", "window_sums",
+    "conv_transpose2d_grad_weight", "cross_entropy", "dequantize", "divide", "dot_exactly",
+    "encode", "encode_for", "frozen_norm", "load_words", "lookup", "lookup_grad", "matmul",
+    "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
+    "norm_divisors", "norm_shift", "norm_statistics", "offer_int_mm", "passes", "quantize",
+    "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm",
+    "sgd", "softmax", "square_sum", "squares_mac", "table_entries", "threshold_steps", "watching",
+    "window_spread", "window_sums",
 ]

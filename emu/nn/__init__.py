@@ -35,11 +35,13 @@ from emu.nn.optim import SGD
 from emu.nn.owners import master_codes
 from emu.nn.report import Row, table
 from emu.nn.state import fix_state_dict, load_fix_state_dict
+from emu.nn.thresholds import Freezer, freeze_thresholds, log2_of, share_thresholds, thresholds
 
 __all__ = ["SGD", "Activation", "Backend", "Config", "ConvBN", "FixedScope", "FloatMasters",
-           "FloatSum", "Hardware", "Layer", "Place", "Row", "Site", "audit", "cross_entropy",
-           "fix", "fix_state_dict", "fixed_scope", "fold", "host", "is_exact", "layers",
-           "load_fix_state_dict", "master_codes", "register_fix_module", "table", "to_grid",
+           "FloatSum", "Freezer", "Hardware", "Layer", "Place", "Row", "Site", "audit",
+           "cross_entropy", "fix", "fix_state_dict", "fixed_scope", "fold", "freeze_thresholds",
+           "host", "is_exact", "layers", "load_fix_state_dict", "log2_of", "master_codes",
+           "register_fix_module", "share_thresholds", "table", "thresholds", "to_grid",
            "use_backend"]
 
 

@@ -28,7 +28,8 @@ class FloatMasters(torch.optim.Optimizer):
     After each step every parameter that has a gradient holds its master, cast by `update.weight`
     of its layer, or where that has no update by its `w` (a bias: `b`). The update itself is float
     arithmetic, so it is not exact and runs on no hardware. A parameter that something else changed
-    since (a loaded model) is the new master. A step ends the step of the model's backend.
+    since (a loaded model) is the new master. Learned thresholds are parameters of the inner
+    optimizer as they are. A step ends the step of the model's backend.
     """
 
     exact = False
@@ -97,16 +98,19 @@ class FloatMasters(torch.optim.Optimizer):
                                          border.holding(codes, frac), to)
         return border.to_tensor(found.codes, to.format, value.dtype, owner.label)
 
+    def _order(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
+
     def state_dict(self) -> dict:
         """The inner optimizer's, and the masters in the order of its parameters."""
-        masters = [self.masters[p] for group in self.param_groups for p in group["params"]]
+        masters = [self.masters[p] for p in self._order() if p in self.owners]
         return self.inner.state_dict() | {
             "masters": [master.value.clone() for master in masters],
             "written": [master.written.clone() for master in masters]}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Raises ValueError for a state without masters, or whose shapes are others."""
-        order = [p for group in self.param_groups for p in group["params"]]
+        order = [p for p in self._order() if p in self.owners]
         loaded = [state_dict.get(key, ()) for key in ("masters", "written")]
         if not all([x.shape for x in values] == [p.shape for p in order] for values in loaded):
             raise ValueError("state: holds no float masters of these parameters; load one that "

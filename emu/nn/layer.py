@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -10,14 +12,15 @@ import numpy as np
 import torch
 
 from emu import engine
-from emu.nn import border
+from emu.nn import border, tape
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Site
 from emu.nn.replay import current
 from emu.number import Cast, Format, Overflow, Rule
 from emu.spec import LayerSpec, MacSpec
 
-STATEFUL = "auto:", "stochastic", "fixed"  # words of settings with state
+STATEFUL = "auto:", "stochastic", "fixed", "learned"  # words of settings with state
+LEARN = "x", "w", "b", "y"  # the settings whose rules may be learned
 _numbers = itertools.count()
 
 
@@ -63,16 +66,46 @@ class Layer:
     there is none yet, one that it does not keep. A rule for the next tensor (`@previous`) uses the
     last one in training too; a `fixed` one always does, and is refused where there is none.
     `channels` is the axis of x, y and error that holds the channels; that of parameters is 0.
+
+    A `learned` rule has a threshold 2^log2_t: a parameter `<setting>_log2_t` of the module, which
+    `parameters` holds. While that is NaN it is not chosen yet: the first nonzero tensor of the
+    training chooses as `auto:max` would, the middle of the range's log2_t.
     """
 
     def __init__(self, site: str, spec: LayerSpec, hardware: Hardware,
                  channels: int | None = None, evaluation: LayerSpec | None = None,
-                 kind: str = "", uses: tuple[str, ...] = ()):
+                 kind: str = "", uses: tuple[str, ...] = (),
+                 parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = ""):
         self.site, self.spec, self.hardware, self.channels = site, spec, hardware, channels
         self.evaluation = spec if evaluation is None else evaluation
         self.kind, self.uses = kind, uses  # those of its Site
         self._fracs: dict[str, int] = {}
         self.exact = True
+        self._parameters = parameters
+        self.threshold_keys = {  # of what is learned: the names of its thresholds in the module
+            name: f"{prefix}{name}_log2_t" for name in LEARN if any(
+                isinstance(rule := getattr(each, name), Rule) and rule.learned
+                for each in (self.spec, self.evaluation))}
+        self._make_thresholds()
+
+    def _make_thresholds(self) -> None:
+        if self._parameters is None:
+            return
+        like = next(iter(self._parameters.values()), None)
+        dtype = torch.get_default_dtype() if like is None else like.dtype
+        for key in self.threshold_keys.values():
+            self._parameters.setdefault(key, torch.nn.Parameter(
+                torch.tensor([float("nan")], dtype=dtype)))
+
+    @property
+    def thresholds(self) -> dict[str, torch.nn.Parameter]:
+        """The log2_t (1,) of each setting that is learned."""
+        return {name: self._parameters[key] for name, key in self.threshold_keys.items()
+                if self._parameters is not None}
+
+    def share_threshold(self, name: str, with_: torch.nn.Parameter) -> None:
+        """Let another's threshold be that of the setting `name`."""
+        self._parameters[self.threshold_keys[name]] = with_
 
     @property
     def fracs(self) -> dict[str, int]:
@@ -96,9 +129,9 @@ class Layer:
         found = {}
         for name in vars(self.spec):
             both = [getattr(spec, name) for spec in (self.spec, self.evaluation)]
-            texts = [f"{value} (f{self.fracs[name]})"
-                     if isinstance(value, Rule) and name in self.fracs else str(value or "none")
-                     for value in both]
+            texts = [f"{value} (f{frac})" if isinstance(value, Rule) and (
+                frac := self.stored(name, value)) is not None else str(value or "none")
+                for value in both]
             if any(value is not None for value in both):
                 found[name] = texts[0] if texts[0] == texts[1] else " | ".join(texts)
         return found
@@ -133,6 +166,9 @@ class Layer:
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
         self.fracs |= chosen
+        if self._notes(name, training):
+            tape.note(label, _setting(name), tensor, *engine.encode_for(floats, to), found, to)
+            return Codes(found.codes, to.format, None)
         return self._codes(found, to)
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
@@ -140,7 +176,15 @@ class Layer:
         to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
             rule, codes, form.frac, last))
         self.fracs |= chosen
+        if self._notes(name, training):
+            found = self.backend.cast(self.place(name, training), codes, form, to)
+            tape.note(f"{self.site}.{name}", _setting(name), None, codes, form.frac, found, to)
+            return Codes(found.codes, to.format, None)
         return self._cast(name, codes, form, to, training)
+
+    def _notes(self, name: str, training: bool) -> bool:
+        to = self.cast_of(name, training)
+        return isinstance(to, Rule) and to.learned and tape.wanted(_setting(name))
 
     def leave(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` where it has one, else as they are."""
@@ -152,9 +196,11 @@ class Layer:
         """(the spec's cast, or the one that its rule becomes; the frac to keep): see `Layer`."""
         to = self._need(name, self.spec if training else self.evaluation,
                         "a cast such as 's8f4 ties_even sat'")
-        last = self.fracs.get(name)
         if isinstance(to, Cast):
             return to, {}
+        last = self.stored(name, to)
+        if to.learned and last is None:
+            return self._begin(name, to, training, choose), {}
         if to.fixed:
             try:
                 return to.stored(last), {}
@@ -165,6 +211,28 @@ class Layer:
         chosen = choose(to, last)
         used = to.with_frac(last) if to.previous and last is not None else chosen
         return used, {name: chosen.format.frac} if training else {}
+
+    def stored(self, name: str, rule: Rule) -> int | None:
+        """The binary point that is stored for a tensor with this rule, None where there is none."""
+        if not rule.learned:
+            return self.fracs.get(name)
+        threshold = self.thresholds.get(_setting(name))
+        log2_t = math.nan if threshold is None else threshold.item()
+        return None if math.isnan(log2_t) else rule.with_range(math.ceil(log2_t)).format.frac
+
+    def _begin(self, name: str, rule: Rule, training: bool, choose) -> Cast:
+        """The cast of a learned rule whose threshold is not chosen yet; training keeps it."""
+        threshold = self.thresholds.get(_setting(name))
+        if threshold is None:
+            raise ValueError(f"layer {self.site!r}: {name} {rule} needs a module that has its "
+                             "threshold; use emu.nn.fix on the model")
+        auto = replace(rule, scale="auto:max")
+        one, other = (choose(auto, last) for last in (0, 1))
+        if training and one == other:  # zeros choose nothing
+            exponent = rule.width - rule.signed - one.format.frac
+            with torch.no_grad():
+                threshold.data.fill_(exponent - 0.5)
+        return one
 
     def _cast(self, name: str, codes: np.ndarray, form: Format, to: Cast, training: bool) -> Codes:
         return self._codes(self.backend.cast(self.place(name, training), codes, form, to), to)

@@ -116,6 +116,9 @@ class FixedModule(torch.nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               *reports):
         state.check([(prefix, self._emu_region)], state_dict)
+        kept = state_dict.get(prefix + state.KEY)
+        if state.is_ours(kept):
+            state.make_layers(self._emu_region, kept["hardware"])
         found = state.on_grid(self, self._emu_region, state_dict, prefix)
         missing: list[str] = []
         super()._load_from_state_dict({**state_dict, **found}, prefix, local_metadata, strict,
@@ -272,7 +275,8 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
 
 def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -> Region:
     """The region of a module, with the layer of its own operation and parameters."""
-    region = Region(path, tuple(base.__name__ for base in cls.__mro__), hardware)
+    region = Region(path, tuple(base.__name__ for base in cls.__mro__), hardware,
+                    module._parameters)
     site = sites.site_of(path, module, cls)
     # A graph holds no running statistics and no masks, and would break inside the others.
     hardware.eager |= (isinstance(module, EAGER) or any(True for _ in module.buffers(recurse=False))

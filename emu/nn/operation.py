@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from emu.nn import border
 from emu.nn.grads import Gradient, Parts, hand_back, known, parts_of
 from emu.nn.layer import Codes, Layer
+from emu.nn.tape import Note, gradient_of, noting, read
 
 
 class Operation:
@@ -22,8 +24,10 @@ class Operation:
 
     `forward` gives the codes of the output, or a tensor that is it. `backward` takes the gradient
     of the output, exactly summed, and gives that of each tensor, or None; `needs` says which are
-    wanted.
+    wanted. `notes` are those of the learned casts of its forward.
     """
+
+    notes: list[Note]
 
     def forward(self, layer: Layer, training: bool, *tensors: torch.Tensor
                 ) -> Codes | torch.Tensor:
@@ -36,11 +40,14 @@ class Operation:
 
 class _Run(Function):
     @staticmethod
-    def forward(ctx, operation, layer, training, *tensors):
+    def forward(ctx, operation, layer, training, learned, *tensors):
         ctx.set_materialize_grads(False)
         ctx.operation, ctx.layer, ctx.training, ctx.parts = operation, layer, training, Parts()
+        ctx.learned = dict(zip(learned, tensors[:len(learned)], strict=True))
+        tensors = tensors[len(learned):]
         ctx.users = [None if x is None else (x.dtype, parts_of(x)) for x in tensors]
-        out = operation.forward(layer, training, *tensors)
+        with noting(learned, tensors) as operation.notes:
+            out = operation.forward(layer, training, *tensors)
         ctx.save_for_backward(*_taken_out(operation))
         if isinstance(out, torch.Tensor):
             return out
@@ -51,13 +58,27 @@ class _Run(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        needs = list(ctx.needs_input_grad[3:])
+        needs = list(ctx.needs_input_grad[4 + len(ctx.learned):])
         if grad is None:
-            return None, None, None, *(None for _ in needs)
+            return None, None, None, None, *(None for _ in ctx.needs_input_grad[4:])
         gradient = Gradient.of(grad, ctx.parts)
         operation = _put_back(ctx.operation, ctx.saved_tensors)
-        found = operation.backward(ctx.layer, ctx.training, gradient, needs)
-        return None, None, None, *(
+        slopes = dict.fromkeys(ctx.learned, Fraction(0))
+        for note in operation.notes:
+            if note.operand < 0:
+                codes = (gradient.codes, gradient.frac) if gradient.codes is not None else read(
+                    gradient.tensor)
+                slopes[note.setting] += note.slope(*codes)
+                gradient = gradient.masked(note.passes)
+        inner = {note.operand: note for note in operation.notes if note.operand >= 0}
+        found = operation.backward(ctx.layer, ctx.training, gradient,
+                                   [need or i in inner for i, need in enumerate(needs)])
+        for i, note in inner.items():
+            slopes[note.setting] += note.slope(found[i].codes, found[i].form.frac)
+            if note.passes is not None:
+                found[i] = found[i]._replace(codes=np.where(note.passes, found[i].codes, 0))
+        return None, None, None, None, *(
+            gradient_of(threshold, slopes[name]) for name, threshold in ctx.learned.items()), *(
             hand_back(codes, *user, f"{ctx.layer.site}.grad_{i}")
             if need and codes is not None else None
             for i, (codes, user, need) in enumerate(zip(found, ctx.users, needs, strict=True)))
@@ -108,4 +129,7 @@ def run(operation: Operation, layer: Layer, training: bool, *tensors: torch.Tens
         raise ValueError(f"layer {layer.site!r}: autocast is active, and would choose dtypes that "
                          "carry no codes; formats come from the configuration, so leave "
                          "torch.autocast out around fixed modules")
-    return known(_Run.apply(operation, layer, training, *tensors))
+    learned = layer.thresholds if torch.is_grad_enabled() else {}
+    learned = {name: x for name, x in learned.items() if x.requires_grad}
+    return known(_Run.apply(operation, layer, training, tuple(learned), *learned.values(),
+                            *tensors))

@@ -31,7 +31,8 @@ class New(NamedTuple):
 class SGD(torch.optim.Optimizer):
     """SGD under each layer's `update`: by an `UpdateSpec`, or a `BufferSpec`.
 
-    Works on all parameters of `model`, or on `params`: some of them, or param groups. The
+    Works on all parameters of `model` but learned thresholds, which are float masters of another
+    optimizer (`emu.nn.thresholds`), or on `params`: some of them, or param groups. The
     hyperparameters stay floats in `param_groups` for schedulers, and are cast every step;
     `clip_value` and `max_norm` limit the gradients, of a group together. The learning rate of a
     `BufferSpec` is a power of two. The master weight is the parameter itself (grid values); the
@@ -45,7 +46,7 @@ class SGD(torch.optim.Optimizer):
                  weight_decay: float = 0.0, clip_value: float | None = None,
                  max_norm: float | None = None, params: Iterable | None = None):
         self.owners = owners_of(model)
-        super().__init__(model.parameters() if params is None else params, {
+        super().__init__(list(self.owners) if params is None else params, {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "clip_value": clip_value,
             "max_norm": max_norm})
 

@@ -36,21 +36,28 @@ class Owner(NamedTuple):
 
 
 def owners_of(model: torch.nn.Module) -> dict[torch.nn.Parameter, Owner]:
-    """The first layer of each parameter of the fixed modules of a model.
+    """The first layer of each parameter of the fixed modules of a model, thresholds left out.
 
     Raises ValueError where two layers share a parameter and update it otherwise.
     """
-    owners = {}
+    owners, thresholds = {}, set()
     for path, module in model.named_modules():
-        if not isinstance(module, FixedModule) or "" not in module._emu_region.parts:
+        if not isinstance(module, FixedModule):
+            continue
+        keys = module._emu_region.threshold_keys()
+        thresholds |= {module._parameters[key] for key in keys if key in module._parameters}
+        if "" not in module._emu_region.parts:
             continue
         for name, parameter in module.named_parameters(recurse=False):
+            if name in keys:
+                continue
             layer = module._emu_region.parts[""]
             first = owners.setdefault(parameter, Owner(layer, name))
             if first.spec != layer.spec.update:
                 raise ValueError(f"layer {path!r}: shares its {name} with {first.layer.site!r}, "
                                  "which updates it otherwise; give both the same update")
-    missing = [name for name, parameter in model.named_parameters() if parameter not in owners]
+    missing = [name for name, parameter in model.named_parameters()
+               if parameter not in owners and parameter not in thresholds]
     if missing:
         raise ValueError(f"parameter {missing[0]}: belongs to no fixed module; run emu.nn.fix "
                          "on the model first")

@@ -48,11 +48,14 @@ class Region:
     """The hardware of one module's operations: `parts` holds a Layer for each function's name.
 
     The name is "" where the module is that operation (a Linear and `linear`). `kinds` are the names
-    of the module's classes. Layers are made when they are first used.
+    of the module's classes, `parameters` is its own dict of them, which learned thresholds are
+    added to. Layers are made when they are first used.
     """
 
-    def __init__(self, path: str, kinds: tuple[str, ...], hardware: Hardware):
+    def __init__(self, path: str, kinds: tuple[str, ...], hardware: Hardware,
+                 parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = ""):
         self.path, self.kinds, self.hardware = path, kinds, hardware
+        self.parameters, self.prefix = parameters, prefix
         self.parts: dict[str, Layer] = {}
         self.regions: dict[str, Region] = {}
         self.alone = False  # whether it holds one function, which then takes its path
@@ -65,8 +68,9 @@ class Region:
             path = self.path_of(name)
             training, evaluation = (self.hardware.resolve(Site(path, kind, uses, phase))
                                     for phase in (True, False))
-            found = self.parts.setdefault(name, Layer(path, training, self.hardware, channels,
-                                                      evaluation, kind, uses))
+            found = self.parts.setdefault(name, Layer(
+                path, training, self.hardware, channels, evaluation, kind, uses, self.parameters,
+                self._prefix(name)))
         return found
 
     def path_of(self, name: str) -> str:
@@ -75,7 +79,16 @@ class Region:
 
     def part(self, name: str, kinds: tuple[str, ...] = ()) -> Region:
         """The region of a function that is made of others, or of a module without a path."""
-        return self.regions.setdefault(name, Region(self.path_of(name), kinds, self.hardware))
+        return self.regions.setdefault(name, Region(self.path_of(name), kinds, self.hardware,
+                                                    self.parameters, self._prefix(name)))
+
+    def _prefix(self, name: str) -> str:
+        """What the names of a part's thresholds begin with."""
+        return f"{self.prefix}{name}_".replace(".", "_") if name else self.prefix
+
+    def threshold_keys(self) -> set[str]:
+        """The names of the module's parameters that are learned thresholds."""
+        return {key for layer in self.layers().values() for key in layer.threshold_keys.values()}
 
     def layers(self) -> dict[str, Layer]:
         """Every layer there is so far, by its site."""

@@ -25,6 +25,7 @@ KEY = "_extra_state"  # torch's
 SCHEMA = 1
 INTEGERS = {torch.int64: "s64", torch.int32: "s32", torch.int16: "s16", torch.int8: "s8",
             torch.uint8: "u8", torch.bool: "u1"}  # buffers that are codes already
+EXPONENT = Format(16)  # of a threshold's range
 
 
 def saved(region: Region, own) -> dict | None:
@@ -125,6 +126,14 @@ def _layer(region: Region, name: str, kept: dict) -> Layer:
     return region.layer(name, kept["kind"], tuple(kept["uses"]), kept["channels"])
 
 
+def make_layers(region: Region, state: dict) -> None:
+    """Make the layers that a state which `check` took has: their thresholds are parameters."""
+    for name, kept in state.get("layers", {}).items():
+        _layer(region, name, kept)
+    for name, inner in state.get("regions", {}).items():
+        make_layers(region.part(name), inner)
+
+
 def restore(region: Region, state: dict) -> None:
     """Bring a region's hardware to a state that `check` took."""
     backend = region.hardware.backend
@@ -165,7 +174,8 @@ def _in_format(module: torch.nn.Module, region: Region
     layer = region.parts.get("")
     if layer is not None and layer.spec.update is not None:
         for name, parameter in module.named_parameters(recurse=False):
-            yield name, parameter, layer, layer.spec.update.weight
+            if name not in region.threshold_keys():
+                yield name, parameter, layer, layer.spec.update.weight
     if layer is not None and layer.spec.norm is not None:
         for name in ("running_mean", "running_var"):
             buffer, to = getattr(module, name, None), getattr(layer.spec.norm, name)
@@ -205,7 +215,8 @@ def fix_state_dict(model: torch.nn.Module) -> dict[str, dict]:
     """Every parameter and buffer of a model as `{codes: integers, format: text}`, by its name.
 
     A parameter with an update is its master weight; one that its layer casts as w or b is that
-    operand, as in evaluation; integers are as they are. Raises ValueError for others that are not
+    operand, as in evaluation; a learned threshold is the exponent of its range (0 while it is not
+    chosen); integers are as they are. Raises ValueError for others that are not
     on the grid of any 62-bit format.
     """
     found = {}
@@ -234,6 +245,9 @@ def _codes_of(module: torch.nn.Module, name: str, tensor: torch.Tensor, label: s
         for each, _, _, to in _in_format(module, region):
             if each == name:
                 return border.codes_in(tensor, to.format, label), to.format
+        if name in region.threshold_keys():
+            value = tensor.detach().double()
+            return torch.ceil(value).nan_to_num(0.0).long().numpy(), EXPONENT
         layer, operand = region.parts.get(""), {"weight": "w", "bias": "b"}.get(name)
         if layer is not None and operand and layer.cast_of(operand, False) is not None:
             entered = layer.enter(operand, tensor, False)

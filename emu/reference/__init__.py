@@ -66,6 +66,7 @@ from emu.reference.sums import (
     matmul_terms,
 )
 from emu.reference.table import cross_entropy, lookup, lookup_grad, softmax, table_entries
+from emu.reference.threshold import threshold_grad, threshold_step
 from emu.reference.update import buffered_sgd, clip, norm_shift, sgd
 
 __all__ = [
@@ -79,5 +80,6 @@ __all__ = [
     "lookup_grad", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad", "norm_divisor",
     "norm_shift", "norm_statistics", "norm_xhat", "overflows", "passes", "quantize",
     "random_operands", "relu", "relu_grad", "rescale", "root", "round_divide", "round_shift",
-    "running_norm", "sgd", "softmax", "table_entries", "watch_cast", "watch_divide", "watch_dot",
+    "running_norm", "sgd", "softmax", "table_entries", "threshold_grad", "threshold_step",
+    "watch_cast", "watch_divide", "watch_dot",
 ]
