@@ -29,7 +29,8 @@ __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
 
 def __getattr__(name: str):
     if name in _ENGINE:
-        return getattr(importlib.import_module("emu.engine"), name)
+        found = globals()[name] = getattr(importlib.import_module("emu.engine"), name)
+        return found
     if name == "fixed_scope":
         return importlib.import_module("emu.nn").fixed_scope
     if name == "presets":

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 MAX_WIDTH = 64  # bits of a code
 MAX_FRAC = 512  # keeps 2^-frac a normal float64
@@ -94,6 +94,24 @@ class _Text:
     def __repr__(self) -> str:
         return f"{type(self).__name__}.parse({str(self)!r})"
 
+    def __getstate__(self) -> dict:
+        """The fields: what is worked out from them is worked out anew, in this process."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def hashed_once(cls: type) -> type:
+    """A frozen dataclass that works its hash out once: values are the keys of every plan."""
+    of_fields = cls.__hash__
+
+    def __hash__(self) -> int:
+        found = self.__dict__.get("_hash")
+        if found is None:
+            found = self.__dict__["_hash"] = of_fields(self)
+        return found
+
+    cls.__hash__ = __hash__
+    return cls
+
 
 def _whole(value: object, lo: int, hi: int, what: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or not lo <= value <= hi:
@@ -101,6 +119,7 @@ def _whole(value: object, lo: int, hi: int, what: str) -> int:
     return value.__index__()
 
 
+@hashed_once
 @dataclass(frozen=True, repr=False)
 class Format(_Text):
     """A fixed-point format: `value = code * 2^-frac`; `frac` may be negative or exceed `width`.
@@ -136,8 +155,8 @@ class Format(_Text):
         if lo > hi:
             raise ValueError(f"codes from {lo} to {hi}: the first is the lower bound")
         if lo >= 0:
-            return cls(max(1, hi.bit_length()), frac, signed=False)
-        return cls(1 + max(max(hi, 0).bit_length(), (-lo - 1).bit_length()), frac)
+            return _formats(max(1, hi.bit_length()), frac, False)
+        return _formats(1 + max(max(hi, 0).bit_length(), (-lo - 1).bit_length()), frac, True)
 
     def __str__(self) -> str:
         return f"{'s' if self.signed else 'u'}{self.width}f{self.frac}"
@@ -159,9 +178,13 @@ class Format(_Text):
 
     def with_frac(self, frac: int) -> Format:
         """The same bits with another binary point."""
-        return Format(self.width, frac, self.signed)
+        return _formats(self.width, frac, self.signed)
 
 
+_formats = lru_cache(1 << 12, typed=True)(Format)
+
+
+@hashed_once
 @dataclass(frozen=True, repr=False)
 class Cast(_Text):
     """Bring a value into `format`: rounding, then fitting. The only place where bits are lost.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 from emu.norm_casts import NormCasts
 from emu.number import (
@@ -21,6 +22,7 @@ from emu.number import (
     _whole,
     check_cast,
     check_keys,
+    hashed_once,
     mapping_text,
     parse_cast,
     parse_mapping,
@@ -31,6 +33,7 @@ INT64 = (-(1 << 63), (1 << 63) - 1)
 MAX_STEP = 1 << 20  # lanes, block and tile
 
 
+@hashed_once
 @dataclass(frozen=True, repr=False)
 class MacSpec(_Text):
     """The multiply-accumulate hardware, in integer units (frac 0 operands, free of tensor scales).
@@ -132,7 +135,7 @@ class MacSpec(_Text):
             shown["reload"] = "true"
         return "{" + ", ".join(f"{key}: {value}" for key, value in shown.items()) + "}"
 
-    @property
+    @cached_property
     def exact_product(self) -> bool:
         """Whether no product is rounded or fitted."""
         low, high = _product_bounds(self.a, self.b)

@@ -20,6 +20,7 @@ from emu.number import (
     Rounding,
     _Text,
     check_cast,
+    hashed_once,
     mapping_text,
     parse_fields,
     parse_mapping,
@@ -71,6 +72,7 @@ def _check_clip(clip: Format, grad: Format) -> None:
                          f"frac from {grad.frac + clip.width - ACC_WIDTHS[1] + 1} to {grad.frac}")
 
 
+@hashed_once
 @dataclass(frozen=True, repr=False)
 class UpdateSpec(_Casts):
     """SGD with momentum on codes: every number of the update has a named cast.
@@ -158,6 +160,7 @@ class UpdateSpec(_Casts):
         return found
 
 
+@hashed_once
 @dataclass(frozen=True, repr=False)
 class BufferSpec(_Casts):
     """SGD through a gradient accumulation buffer, the learning rate being a shift: 2^-shift.

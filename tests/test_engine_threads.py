@@ -102,20 +102,14 @@ def test_two_threads_write_what_one_writes(operation, threads, monkeypatch):
     assert got == want
 
 
-@pytest.mark.parametrize(("additions", "want"), [(jit.TEAM - 1, 1), (jit.TEAM, 2)])
-def test_a_team_of_threads_starts_where_it_is_worth_it(additions, want, threads):
-    threads(2)
-    assert jit.launch(numba.get_num_threads, additions) == want
+def kernel(*arguments):
+    """A kernel that says which of its twins ran."""
+    return "team", *arguments
 
 
-def test_a_small_operation_gives_the_threads_back(threads):
-    threads(2)
-    jit.launch(numba.get_num_threads, 0)
-    assert numba.get_num_threads() == 2
+kernel.serial = lambda: lambda *arguments: ("serial", *arguments)
 
 
-def test_an_operation_that_fails_gives_the_threads_back(threads):
-    threads(2)
-    with pytest.raises(ZeroDivisionError):
-        jit.launch(lambda: 1 // 0, 0)
-    assert numba.get_num_threads() == 2
+@pytest.mark.parametrize(("additions", "want"), [(jit.TEAM - 1, "serial"), (jit.TEAM, "team")])
+def test_a_team_of_threads_starts_where_it_is_worth_it(additions, want):
+    assert jit.launch(kernel, additions, 3, "x") == (want, 3, "x")

@@ -6,14 +6,17 @@ only at the border (`quantize`, `encode`, `dequantize`).
 
 from emu.engine.add import add, aligned_sum
 from emu.engine.affine import rescale
-from emu.engine.arrays import narrowed
+from emu.engine.arrays import bounds, narrowed
 from emu.engine.casts import (
     Casted,
     cast,
     cast_full,
+    codes_on,
     dequantize,
     encode,
     encode_for,
+    floats_of,
+    on_grid,
     passes,
     quantize,
     quantize_full,

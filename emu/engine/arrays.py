@@ -1,18 +1,21 @@
 """What every operation asks of its arrays: integer codes, inside their format, in one layout."""
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
 
-from emu.number import Format
+from emu.engine.kernels.ranges import extremes
+from emu.number import MAX_WIDTH, Format
 
 DTYPES = [np.dtype(name) for name in ("int8", "int16", "int32", "int64")]
+SIGNED, INT64 = frozenset(DTYPES), DTYPES[-1]
 LIMITS = {np.dtype(kind): (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
           for kind in ("i1", "i2", "i4", "i8", "u1", "u2", "u4")}
 
 
 def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = None,
-             dtype: type | None = np.int64) -> np.ndarray:
+             dtype: np.dtype | None = INT64) -> np.ndarray:
     """`codes` as a C-contiguous array of `dtype`, checked against `form`.
 
     With dtype None they stay as they lie, in a signed integer dtype. Raises ValueError for a dtype
@@ -20,28 +23,45 @@ def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = No
     outside its format.
     """
     array = np.asarray(codes)
+    if array.dtype not in SIGNED:
+        array = _integers(codes, array, name)
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name}: shape {array.shape} has {array.ndim} axes, needs {ndim}")
+    if form is not None and array.size:
+        least, most = LIMITS[array.dtype]
+        # Else no code of this dtype can be outside.
+        if least < form.lo or form.hi < most or form.width == MAX_WIDTH:
+            _check_range(array, name, form)
+    if dtype is not None:
+        return ready(array, dtype)
+    return array if array.dtype in SIGNED else array.astype(f"i{2 * array.itemsize}")
+
+
+def _integers(codes, array: np.ndarray, name: str) -> np.ndarray:
+    """The array of the codes in the machine's byte order; raises ValueError for no integers."""
     if array.size == 0 and not isinstance(codes, np.ndarray):
         array = array.astype(np.int64)  # numpy makes an empty list float
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if array.dtype.kind not in "iu" or array.dtype == np.uint64:
+    if array.dtype not in LIMITS:
         raise ValueError(f"{name}: dtype {array.dtype} holds no codes; give int8, int16, int32 or "
                          "int64 (emu.quantize turns floats into codes)")
-    if ndim is not None and array.ndim != ndim:
-        raise ValueError(f"{name}: shape {array.shape} has {array.ndim} axes, needs {ndim}")
-    if form is not None and array.size:
-        check_width(form)
-        _check_range(array, name, form)
-    if dtype is None:
-        return array if array.dtype.kind == "i" else array.astype(f"i{2 * array.itemsize}")
-    return np.require(array, dtype, ["C", "W"])  # numba compiles anew for read-only ones
+    return array
+
+
+def ready(array: np.ndarray, dtype) -> np.ndarray:
+    """The array as kernels take it: contiguous, of one dtype, and writable.
+
+    For read-only ones, and for other layouts, numba would compile anew.
+    """
+    if array.dtype == dtype and array.flags.carray:
+        return array
+    return np.require(array, dtype, ["C", "W"])
 
 
 def _check_range(array: np.ndarray, name: str, form: Format) -> None:
-    least, most = LIMITS[array.dtype]
-    if form.lo <= least and most <= form.hi:
-        return  # no code of this dtype can be outside
-    low, high = int(array.min()), int(array.max())
+    check_width(form)
+    low, high = bounds(array)
     if low < form.lo or high > form.hi:
         code = low if low < form.lo else high
         raise ValueError(f"{name}: code {code} is outside {form}, whose codes go from {form.lo} to "
@@ -55,11 +75,18 @@ def check_width(form: Format) -> None:
                          "bits here, or emu.reference")
 
 
+def bounds(codes: np.ndarray) -> tuple[int, int]:
+    """The least and the greatest code, and 0."""
+    return extremes(flattened(codes.ravel("K"), codes.dtype))
+
+
 def largest(codes: np.ndarray) -> int:
     """The largest magnitude, 0 where there are no codes."""
-    return max(int(codes.max(initial=0)), -int(codes.min(initial=0)))
+    low, high = bounds(codes)
+    return max(-low, high)
 
 
+@functools.lru_cache(1 << 10)
 def dtype_of(form: Format) -> np.dtype:
     """The smallest of int8, int16, int32, int64 that holds every code of `form`."""
     bits = form.width + (not form.signed)
@@ -72,10 +99,8 @@ def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
 
 
 def flattened(codes: np.ndarray, dtype) -> np.ndarray:
-    """The codes in one row, as kernels take them: contiguous, writable, of one dtype."""
-    if codes.dtype == dtype and codes.flags.c_contiguous and codes.flags.writeable:
-        return codes.reshape(-1)
-    return np.require(codes, dtype, ["C", "W"]).reshape(-1)
+    """The codes in one row, as kernels take them."""
+    return ready(codes, dtype).reshape(-1)
 
 
 def pair(value, name: str, least: int) -> tuple[int, int]:

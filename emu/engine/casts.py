@@ -1,5 +1,6 @@
 """Casts of whole arrays, and the border where floats become codes and codes floats."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -10,20 +11,18 @@ from emu.engine.kernels.border import encode_array, exponents
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
-from emu.engine.kernels.quantize import quantize_lanes
+from emu.engine.kernels.quantize import float_lanes, grid_codes, off_grid, quantize_lanes
 from emu.engine.monitor import watching
 from emu.engine.watched import watch_cast
 from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding
 
 NONE = np.empty(0, np.uint32)  # the operands of a cast that takes none
+NOBODY = np.empty(0, np.bool_)  # nobody looks at what was inside
 BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
 
 
 class Casted(NamedTuple):
-    """The result of a cast: codes, which of them were in range, and how many were not.
-
-    `inside` is read-only where all were.
-    """
+    """The result of a cast: codes, which of them were in range, and how many were not."""
 
     codes: np.ndarray
     inside: np.ndarray
@@ -55,7 +54,6 @@ def passes(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
 
 def _cast(codes, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
     x = as_codes(codes, "codes", dtype=None)
-    check_width(to.format)
     if (scope := watching()) is None:
         return unwatched(x, frac, to, rand, loads, masked)
     found = unwatched(x, frac, to, rand, loads, masked=True)
@@ -63,37 +61,42 @@ def _cast(codes, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
     return found
 
 
+class _Plan(NamedTuple):
+    """How a cast is computed: in which lane, and with which constants."""
+
+    cast: LaneCast
+    rails: np.ndarray | None  # an empty array of the lane; None where none holds the cast
+    kind: np.dtype  # that the codes are read in
+    out: np.dtype
+    result: np.dtype  # the smallest that holds every code
+
+
+@functools.lru_cache(1 << 12)
+def _plan(frac: int, to: Cast, itemsize: int) -> _Plan:
+    check_width(to.format)
+    c, result = lane_cast(frac, to), dtype_of(to.format)
+    lane = lane_for(c, 8 * itemsize)
+    if lane is None:
+        return _Plan(c, None, np.dtype(np.int64), np.dtype(np.int64), result)
+    wide = lane == np.int64  # which is rare: one kernel for all dtypes will do
+    return _Plan(c, np.empty(0, lane), lane if wide else np.dtype(f"i{itemsize}"),
+                 lane if wide else result, result)
+
+
 def unwatched(x: np.ndarray, frac: int, to: Cast, rand=None, loads=None, masked: bool = False
               ) -> Casted:
     """`cast` of signed codes that leaves no record; `inside` says nothing unless `masked`."""
+    plan = _plan(frac, to, x.itemsize)
     operands = operands_of(to, x.shape, rand, loads)
-    c = lane_cast(frac, to)
-    lane = lane_for(c, 8 * x.itemsize)
-    if lane is None:
-        out, inside = np.empty(x.shape, np.int64), np.empty(x.shape, np.bool_)
-        outside = launch(cast_array, CAST * x.size, flattened(x, np.int64), stage(frac, to),
+    flat, out = flattened(x, plan.kind), np.empty(x.shape, plan.out)
+    inside = np.empty(x.shape, np.bool_) if masked else NOBODY
+    if plan.rails is None:
+        outside = launch(cast_array, CAST * x.size, flat, stage(frac, to),
                          operands.astype(np.int64), out.reshape(-1), inside.reshape(-1))
-        return Casted(narrowed(out, to.format), inside, int(outside))
-    out, outside = _in_lanes(x, c, lane, dtype_of(to.format), operands)
-    inside = NONE  # nobody looks
-    if masked:
-        inside = np.broadcast_to(np.True_, x.shape)
-    if masked and outside:
-        # In range is what fitting leaves as it is; the rounded value itself fits the lane.
-        whole = Cast(Format(8 * lane.itemsize, to.format.frac), to.rounding,
-                     rand_bits=to.rand_bits)
-        inside = out == _in_lanes(x, lane_cast(frac, whole), lane, lane, operands)[0]
-    return Casted(out, inside, outside)
-
-
-def _in_lanes(x: np.ndarray, c: LaneCast, lane: np.dtype, dtype: np.dtype, rand: np.ndarray
-              ) -> tuple[np.ndarray, int]:
-    """(codes of a dtype, how many were outside) of a cast that is exact in these lanes."""
-    wide = lane == np.int64  # which is rare: one kernel for all dtypes will do
-    out = np.empty(x.shape, lane if wide else dtype)
-    outside = launch(cast_lanes, CAST * x.size, flattened(x, lane if wide else x.dtype), c,
-                     np.empty(0, lane), rand, out.reshape(-1))
-    return out.astype(dtype, copy=False), int(outside)
+    else:
+        outside = launch(cast_lanes, CAST * x.size, flat, plan.cast, plan.rails, operands,
+                         out.reshape(-1), inside.reshape(-1))
+    return Casted(out.astype(plan.result, copy=False), inside, outside)
 
 
 def operands_of(to: Cast, shape: tuple, rand=None, loads=None) -> np.ndarray:
@@ -170,33 +173,72 @@ def quantize(x, to: Cast, rand=None) -> np.ndarray:
 def quantize_full(x, to: Cast, rand=None, loads=None) -> Casted:
     """`cast_full` of what `encode_for` gives, in one pass where that is exact."""
     floats = np.asarray(x)
-    found = None
-    if watching() is None and floats.dtype in (np.float32, np.float64):
-        found = _one_pass(floats, to, operands_of(to, floats.shape, rand, loads))
-    return found or cast_full(*encode_for(floats, to), to, rand, loads)
+    if watching() is None:
+        for rails, scale, limit, c in _scales(to, floats.dtype):
+            operands = operands_of(to, floats.shape, rand, loads)
+            out = np.empty(floats.shape, dtype_of(to.format))
+            inside = np.empty(floats.shape, np.bool_)
+            outside = launch(quantize_lanes, CAST * floats.size, flattened(floats, floats.dtype),
+                             scale, limit, c, rails, operands, out.reshape(-1),
+                             inside.reshape(-1))
+            if outside >= 0:
+                return Casted(out, inside, outside)
+    return cast_full(*encode_for(floats, to), to, rand, loads)
 
 
-def _one_pass(x: np.ndarray, to: Cast, rand: np.ndarray) -> Casted | None:
-    """Codes from floats times a power of two; None where the lane would not hold them."""
+@functools.lru_cache(1 << 10)
+def _scales(to: Cast, dtype: np.dtype) -> list[tuple]:
+    """(rails, scale, limit, constants) of each lane in which floats times `scale` may be cast.
+
+    The fastest comes first. Each holds the floats below its limit.
+    """
     guard = to.rand_bits + 2  # bits below the cast, the lowest of them sticky
     frac = to.format.frac + guard
-    c = lane_cast(frac, to)
-    # The least float64 is 2^-1074: times 2^0 or more no bit of any float is lost below.
-    if not 0 <= frac <= 900 or to.format.width + guard > BORDER_BITS or lane_for(c, 63) is None:
+    c, found = lane_cast(frac, to), []
+    # Times 2^0 or more no bit of any float is lost below, and the scale itself is a float.
+    if dtype == np.float32 and 0 <= frac <= 120 and lane_for(c, 31) == np.int32:
+        found.append((np.empty(0, np.int32), np.float32(2.0**frac), np.float32(2.0**29), c))
+    if (dtype in (np.float32, np.float64) and 0 <= frac <= 900
+            and to.format.width + guard <= BORDER_BITS and lane_for(c, 63) is not None):
+        found.append((np.empty(0, np.int64), 2.0**frac, 2.0**61, c))
+    return found
+
+
+def codes_on(x, form: Format) -> np.ndarray | None:
+    """The codes of floats that lie on the grid of `form`, else None.
+
+    None also where not every code of `form` is a normal number in the dtype of the floats.
+    """
+    floats = np.asarray(x)
+    if not _carries(floats.dtype, form):
         return None
-    flat, lane = flattened(x, x.dtype), np.empty(0, np.int64)
-    out = np.empty(x.shape, dtype_of(to.format))
-    outside = launch(quantize_lanes, CAST * x.size, flat, 2.0**frac, c, lane, rand, out.reshape(-1))
-    if outside < 0:
-        return None
-    inside = np.broadcast_to(np.True_, x.shape)
-    if outside:
-        whole, least = np.empty(x.shape, np.int64), Format(BORDER_BITS, to.format.frac)
-        wide = Cast(least, to.rounding, rand_bits=to.rand_bits)
-        launch(quantize_lanes, CAST * x.size, flat, 2.0**frac, lane_cast(frac, wide), lane, rand,
-               whole.reshape(-1))
-        inside = (to.range[0] <= whole) & (whole <= to.range[1])
-    return Casted(out, inside, int(outside))
+    kind, out = floats.dtype.type, np.empty(floats.shape, dtype_of(form))
+    strays = launch(grid_codes, CAST * floats.size, flattened(floats, floats.dtype),
+                    kind(2.0**form.frac), kind(form.step), kind(form.lo), kind(form.hi),
+                    out.reshape(-1))
+    return None if strays else out
+
+
+@functools.lru_cache(1 << 10)
+def _carries(dtype: np.dtype, form: Format) -> bool:
+    """Whether every code of `form` is exact and normal in a float dtype, and so is its scale."""
+    bits, limits = form.width - form.signed, np.finfo(dtype)
+    return bits <= limits.nmant + 1 and bits + limits.minexp <= form.frac <= -limits.minexp
+
+
+def on_grid(x: np.ndarray, frac: int) -> bool:
+    """Whether all floats are multiples of 2^-frac."""
+    narrow = x.dtype == np.float32 and abs(frac) <= 120
+    return not launch(off_grid, CAST * x.size, flattened(x, x.dtype),
+                      np.float32(2.0**frac) if narrow else 2.0**frac)
+
+
+def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
+    """The floats of a dtype nearest to the codes, times 2^-frac."""
+    out = np.empty(codes.shape, dtype)
+    launch(float_lanes, CAST * codes.size, flattened(codes, codes.dtype), out.dtype.type(2.0**-frac),
+           out.reshape(-1))
+    return out
 
 
 def dequantize(codes, form: Format) -> np.ndarray:

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, narrowed
+from emu.engine.arrays import as_codes, narrowed, ready
 from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
@@ -31,8 +31,7 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray
     array([[ 27],
            [100]], dtype=int8)
     """
-    a, b = (as_codes(codes, name, form, 2, None)
-            for codes, name, form in ((a, "a", mac.a), (b, "b", mac.b)))
+    a, b = as_codes(a, "a", mac.a, 2, None), as_codes(b, "b", mac.b, 2, None)
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {a.shape[1]} and "
                          f"{b.shape[0]} differ")
@@ -52,19 +51,23 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray
         return narrowed(plain(a, b, mac, start), mac.result.format)
     # Columns fill whole vectors, rows do not: turn the product over where that wastes less, by so
     # much that it pays for turning the result back.
-    wide = lambda rows, columns: -(-rows // ROWS) * -(-columns // 32) * 32 * ROWS  # noqa: E731
-    if 5 * wide(n, m) < 4 * wide(m, n):
+    if 5 * _work(n, m) < 4 * _work(m, n):
         out = accumulate(Rows(b.T), Matrix(a.T), mac, None if start is None else start[:, None],
                          path)
         return narrowed(np.ascontiguousarray(out.T), mac.result.format)
     return narrowed(accumulate(Rows(a), Matrix(b), mac, start, path), mac.result.format)
 
 
+def _work(rows: int, columns: int) -> int:
+    """The outputs that the kernels compute: whole tiles."""
+    return -(-rows // ROWS) * -(-columns // 32)
+
+
 def plain(a, b, mac: MacSpec, start: np.ndarray | None) -> np.ndarray:
     """The MAC as the definition writes it, on int64 matrices."""
     shape = a.shape[0], b.shape[1]
     out = np.empty(shape, np.int64)
-    a, b, start = (np.require(codes, np.int64, ["C", "W"])
+    a, b, start = (ready(codes, np.int64)
                    for codes in (a, b, np.broadcast_to(0 if start is None else start, shape)))
     outer = stage(mac.acc.format.frac, mac.result)
     steps = kernels.Steps(mac.lanes, mac.tile or 0, int(mac.reload), int(mac.exact_product))

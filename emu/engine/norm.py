@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, largest, narrowed
+from emu.engine.arrays import as_codes, largest, narrowed, ready
 from emu.engine.casts import Casted, cast_full, operands_of
 from emu.engine.exact import cast_int, divide_int, root_int
 from emu.engine.kernels.jit import CAST, launch
@@ -210,7 +210,7 @@ def _sums(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
     words, dtype = np.empty((a.shape[1], 3), np.int64), np.int32
     if max(a.itemsize, b.itemsize) > 4:
         dtype = np.int64
-    launch(channel_sums, 3 * a.size, _ready(a, dtype), _ready(b, dtype), words)
+    launch(channel_sums, 3 * a.size, ready(a, dtype), ready(b, dtype), words)
     return [(total, (high << 32) + low) for total, high, low in words.tolist()]
 
 
@@ -229,18 +229,13 @@ def _cast_line(a: np.ndarray, p: list[int], r: list[int], frac: int, to: Cast, s
     lane = lane_for(c, reach.bit_length() + 1)
     if lane is None or watching() is not None:
         return cast_full(_line(a, p, r, b, q).reshape(shape), frac, to, rand)
-    left = _ready(a, lane)
-    right = left if b is None else _ready(b, lane)
+    left = ready(a, lane)
+    right = left if b is None else ready(b, lane)
     out, inside = np.empty(a.shape, lane), np.empty(a.shape, np.bool_)
     outside = launch(line_casts, CAST * a.size, left, np.array(p, lane), right, np.array(q, lane),
                      np.array(r, lane), c, np.empty(0, lane), operands_of(to, shape, rand), out,
                      inside)
     return Casted(narrowed(out, to.format).reshape(shape), inside.reshape(shape), int(outside))
-
-
-def _ready(codes: np.ndarray, dtype) -> np.ndarray:
-    """As kernels take them, compiled for few dtypes only: contiguous and writable."""
-    return np.require(codes, dtype, ["C", "W"])
 
 
 def _line(a: np.ndarray, p: list[int], r: list[int], b: np.ndarray | None = None,

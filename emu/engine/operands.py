@@ -4,6 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
+from emu.engine.arrays import bounds, ready
 from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import ROWS
@@ -11,11 +12,6 @@ from emu.engine.kernels.tiles import ROWS
 STORED = {"quads": np.int8, "pairs": np.int16, "vpdpwssd": np.int16, np.int16: np.int16,
           np.int32: np.int32, np.float64: np.int32, np.int64: np.int64}
 WORDS = {2: np.int16, 4: np.int32, 8: np.int64}
-
-
-def bounds(codes: np.ndarray) -> tuple[int, int]:
-    """The least and the greatest code, and 0."""
-    return int(codes.min(initial=0)), int(codes.max(initial=0))
 
 
 class Matrix:
@@ -43,7 +39,7 @@ class Matrix:
         width = -(-self.count // multiple) * multiple
         codes = self.codes if not flip else self.codes.astype(np.int16) - flip
         if width == self.count:
-            flat = np.require(codes, dtype, ["C", "W"])
+            flat = ready(codes, dtype)
         else:
             flat = np.zeros((self.depth, width), dtype)
             flat[:, :self.count] = codes
@@ -95,7 +91,7 @@ class Rows:
             filled[:m, :depth] = rows
             rows = filled
         else:
-            rows = np.require(rows, narrow, ["C", "W"])
+            rows = ready(rows, narrow)
         if lane.product == "vpdpwssd":
             rows = rows & 0xFFFF  # of its two products the upper one is zero
         rows = rows.view(WORDS[np.dtype(dtype).itemsize])

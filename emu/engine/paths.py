@@ -12,10 +12,10 @@ from functools import cached_property
 
 import numpy as np
 
-from emu.engine.arrays import LIMITS
+from emu.engine.arrays import LIMITS, bounds
 from emu.engine.kernels.lanes import rounding_constants
 from emu.engine.kernels.vector import has_vnni
-from emu.engine.operands import Matrix, Rows, bounds
+from emu.engine.operands import Matrix, Rows
 from emu.number import Overflow
 from emu.spec import MacSpec
 
@@ -144,31 +144,27 @@ class Problem:
 
     def __init__(self, rows: Rows, columns, mac: MacSpec, start: np.ndarray | None):
         self.rows, self.columns, self.mac, self.start = rows, columns, mac, start
+        self._rest = ((0, 0) if start is None else bounds(start), columns.depth,
+                      isinstance(columns, Matrix), "int_mm" in external)
 
     @cached_property
     def facts(self) -> Facts:
         """What is known once the codes were looked at."""
-        return self._facts(self.rows.bounds, self.columns.bounds)
-
-    @cached_property
-    def _first(self) -> tuple[int, int]:
-        return (0, 0) if self.start is None else bounds(self.start)
-
-    def _facts(self, a: tuple[int, int], b: tuple[int, int]) -> Facts:
-        return facts(self.mac, a, b, self._first, self.columns.depth,
-                     isinstance(self.columns, Matrix), "int_mm" in external)
+        return facts(self.mac, self.rows.bounds, self.columns.bounds, *self._rest)
 
     def settle(self, path: str | None) -> None:
         """Let the dtypes be all that is known where a closer look could change nothing.
 
         That is where they prove the wanted path, or the one that a sample of the codes would take.
         """
-        loose = self._facts(*(LIMITS[x.codes.dtype] for x in (self.rows, self.columns)))
+        loose = facts(self.mac, LIMITS[self.rows.codes.dtype], LIMITS[self.columns.codes.dtype],
+                      *self._rest)
         found = loose.fastest if path is None else path
         if found in CLOSER or (path and path not in candidates(loose)):
             return
-        if path or found in FASTEST or found == self._facts(
-                self.rows.bounds, bounds(self.columns.codes.ravel("K")[:SAMPLE])).fastest:
+        if path or found in FASTEST or found == facts(
+                self.mac, self.rows.bounds, bounds(self.columns.codes.ravel("K")[:SAMPLE]),
+                *self._rest).fastest:
             self.facts = loose
 
     @property

@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
+from emu.engine.arrays import bounds, ready
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.planes import lay, lay_pixels
-from emu.engine.operands import bounds
 
 
 class Axis:
@@ -90,7 +90,7 @@ class Planes:
             ys, xs = self.layout.axes
             size = self.layout.channels * self.layout.plane
             flat = np.full(len(ys.phases) * len(xs.phases) * size + xs.span + 64, -flip, dtype)
-            x = np.require(self.x, None, ["C", "W"])
+            x = ready(self.x, self.x.dtype)
             at = 0
             for y in ys.phases:
                 for z in xs.phases:
@@ -142,7 +142,7 @@ class Pixels:
             shape = (self.x.shape[0], *self.size, self.x.shape[1])
             flat = np.full(int(np.prod(shape)) + 64, -flip, dtype)
             x = self.x.astype(np.int16) - flip if flip else self.x
-            launch(lay_pixels, x.size // 4, np.require(x, dtype, ["C", "W"]),
+            launch(lay_pixels, x.size // 4, ready(x, dtype),
                    flat[:-64].reshape(shape), self.before)
             self.kept[key] = flat
         return self.kept[key]

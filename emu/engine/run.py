@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from emu.engine.arrays import ready
 from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import GROUP, REPLAY, ROWS, Rails
@@ -28,8 +29,8 @@ def compute(p: Problem, path: str) -> Sums:
     """The accumulators (M, the columns' count) of a path, in an integer dtype."""
     facts = p.facts
     if path == "int_mm":
-        out = external["int_mm"](*(np.require(codes, np.int8, ["C", "W"])
-                                   for codes in (p.rows.scaled(facts.up), p.columns.codes)))
+        out = external["int_mm"](ready(p.rows.scaled(facts.up), np.int8),
+                                 ready(p.columns.codes, np.int8))
         return fit(out if p.start is None else out + p.start.astype(np.int32), facts)
     if path == "tracked":
         return _tracked(p)

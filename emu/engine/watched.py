@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from emu.engine.arrays import largest
+from emu.engine.arrays import largest, ready
 from emu.engine.kernels import watch
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import CAST, launch
@@ -97,7 +97,7 @@ def _watch(rows: np.ndarray, columns: np.ndarray, mac: MacSpec, start: np.ndarra
     `start` broadcasts to (M, N); `place` gives the index of an output from its row and column.
     """
     (M, K), N = rows.shape, columns.shape[1]
-    a, b, bias = (np.require(x, np.int64, ["C", "W"])
+    a, b, bias = (ready(x, np.int64)
                   for x in (rows, columns.T, np.broadcast_to(start, (M, N))))
     shape = max(min(CHUNKS, M), 1), N
     outputs, first = np.zeros(shape, watch.OUTPUTS), np.zeros(shape, watch.FIRST)

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from numba import config, get_num_threads, njit, set_num_threads
+from numba import config, njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from emu import number
@@ -90,18 +90,11 @@ def _compiled(function, name, options):
 
 
 def launch(kernel, additions: int, *arguments):
-    """Run a parallel kernel, on one thread where a team would start and end for too little.
+    """Run a parallel kernel, or where a team would start and end for too little, its serial twin.
 
     A team costs tens of microseconds on an idle machine, and milliseconds on a busy one. A forked
     process (a data loader's worker) must not touch the OpenMP of its parent: it runs serially.
     """
-    if _forked:
+    if additions < TEAM or _forked:
         return kernel.serial()(*arguments)
-    threads = get_num_threads()
-    if threads == 1 or additions >= TEAM:
-        return kernel(*arguments)
-    set_num_threads(1)
-    try:
-        return kernel(*arguments)
-    finally:
-        set_num_threads(threads)
+    return kernel(*arguments)

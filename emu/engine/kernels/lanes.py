@@ -121,25 +121,41 @@ def fitted(x, c, rails):
 
 
 @kernel
-def cast_chunk(x, c, rails, rand, out):
+def cast_at(x, i, c, rand, rails):
+    """(element i rounded, the code that it becomes)."""
+    lane = rails.dtype.type
+    whole = rounded(np.left_shift(lane(x[i]), c.up), c, rand[i] if c.random else np.uint32(0),
+                    rails)
+    return whole, fitted(whole, c, rails)
+
+
+@kernel
+def cast_chunk(x, c, rails, rand, out, inside):
     """Cast a flat array in lanes of the dtype of `rails`; returns how many were outside."""
     lane = rails.dtype.type
     c = in_lane(c, rails)
     outside = lane(0)
-    for i in range(x.size):
-        whole = rounded(np.left_shift(lane(x[i]), c.up), c,
-                        rand[i] if c.random else np.uint32(0), rails)
-        code = fitted(whole, c, rails)
-        outside = np.add(outside, lane(code != whole))
-        out[i] = code
+    if inside.size:
+        for i in range(x.size):
+            whole, code = cast_at(x, i, c, rand, rails)
+            outside = np.add(outside, lane(code != whole))
+            out[i], inside[i] = code, code == whole
+    else:
+        for i in range(x.size):
+            whole, code = cast_at(x, i, c, rand, rails)
+            outside = np.add(outside, lane(code != whole))
+            out[i] = code
     return np.int64(outside)
 
 
 @kernel(parallel=True)
-def cast_lanes(x, c, rails, rand, out):
-    """Cast a flat array, with the operands `rand` if random; returns how many were outside."""
+def cast_lanes(x, c, rails, rand, out, inside):
+    """Cast a flat array, with the operands `rand` if random; returns how many were outside.
+
+    `inside`, unless it is empty, says which were not.
+    """
     outside = 0
     for k in prange((x.size + CHUNK - 1) // CHUNK):
         a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
-        outside += cast_chunk(x[a:b], c, rails, rand[a:b], out[a:b])
+        outside += cast_chunk(x[a:b], c, rails, rand[a:b], out[a:b], inside[a:b])
     return outside

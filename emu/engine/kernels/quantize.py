@@ -1,4 +1,4 @@
-"""Floats to codes of a cast in one pass."""
+"""Floats to codes and codes to floats in one pass."""
 
 import numpy as np
 from numba import prange
@@ -6,39 +6,112 @@ from numba import prange
 from emu.engine.kernels.jit import kernel
 from emu.engine.kernels.lanes import CHUNK, fitted, in_lane, rounded
 
-LIMIT = 2.0**61  # of a magnitude in the lane
+
+@kernel
+def quantize_at(x, i, scale, limit, c, rand, rails):
+    """(element i rounded, the code that it becomes, whether its lane is too narrow)."""
+    lane = rails.dtype.type
+    exact = x[i] * scale
+    wide = not abs(exact) < limit  # also what is infinite or no number
+    exact = scale - scale if wide else exact
+    low = np.floor(exact)
+    # Rounded to odd below the last bit that the rounding sees: the sticky bit.
+    odd = np.bitwise_or(lane(low), lane(low != exact))
+    whole = rounded(odd, c, rand[i] if c.random else np.uint32(0), rails)
+    return whole, fitted(whole, c, rails), wide
 
 
 @kernel
-def quantize_chunk(x, scale, c, rails, rand, out):
+def quantize_chunk(x, scale, limit, c, rails, rand, out, inside):
     """Quantize a flat array; returns how many were outside, -1 where the lane is too narrow."""
+    lane = rails.dtype.type
     c = in_lane(c, rails)
-    outside, wide = np.int64(0), np.int64(0)
-    for i in range(x.size):
-        exact = np.float64(x[i]) * scale
-        inside = abs(exact) < LIMIT  # nor is it then infinite or no number
-        wide += not inside
-        low = np.floor(exact if inside else 0.0)
-        # Rounded to odd below the last bit that the rounding sees: the sticky bit.
-        lane = np.int64(low) | np.int64(low != exact)
-        whole = rounded(lane, c, rand[i] if c.random else np.uint32(0), rails)
-        code = fitted(whole, c, rails)
-        outside += code != whole
-        out[i] = code
-    return outside if not wide else np.int64(-1)
+    outside, strays = lane(0), lane(0)
+    if inside.size:
+        for i in range(x.size):
+            whole, code, wide = quantize_at(x, i, scale, limit, c, rand, rails)
+            outside, strays = np.add(outside, lane(code != whole)), np.add(strays, lane(wide))
+            out[i], inside[i] = code, code == whole
+    else:
+        for i in range(x.size):
+            whole, code, wide = quantize_at(x, i, scale, limit, c, rand, rails)
+            outside, strays = np.add(outside, lane(code != whole)), np.add(strays, lane(wide))
+            out[i] = code
+    return np.int64(-1) if strays else np.int64(outside)
 
 
 @kernel(parallel=True)
-def quantize_lanes(x, scale, c, rails, rand, out):
-    """Floats times `scale`, cast in int64 lanes; returns how many were outside, or less than 0.
+def quantize_lanes(x, scale, limit, c, rails, rand, out, inside):
+    """Floats times `scale`, cast in lanes; returns how many were outside, or less than 0.
 
     `scale` is a power of two that brings the floats to some bits below the cast: the product is
-    exact, as a power of two only moves the exponent. Below 0: a magnitude of 2^61 or more, or one
-    that is not finite.
+    exact, as a power of two only moves the exponent. Below 0: a magnitude of `limit` or more, or
+    one that is not finite. `inside`, unless it is empty, says which were not outside.
     """
     chunks = (x.size + CHUNK - 1) // CHUNK
     found = np.zeros(chunks, np.int64)
     for k in prange(chunks):
         a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
-        found[k] = quantize_chunk(x[a:b], scale, c, rails, rand[a:b], out[a:b])
+        found[k] = quantize_chunk(x[a:b], scale, limit, c, rails, rand[a:b], out[a:b],
+                                  inside[a:b])
     return found.sum() if (found >= 0).all() else np.int64(-1)
+
+
+@kernel
+def grid_chunk(x, scale, step, least, most, out):
+    """`grid_codes` on one thread."""
+    strays = np.int32(0)
+    for i in range(x.size):
+        exact = x[i] * scale
+        code = out.dtype.type(exact if least <= exact <= most else scale - scale)
+        out[i] = code
+        strays = np.add(strays, np.int32(x.dtype.type(code) * step != x[i]))
+    return np.int64(strays)
+
+
+@kernel(parallel=True)
+def grid_codes(x, scale, step, least, most, out):
+    """Floats on the grid of `step` as codes from `least` to `most`; returns how many are not.
+
+    `scale` is 1 / step, both powers of two; every code times `step` is exact in the dtype of x.
+    """
+    strays = 0
+    for k in prange((x.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
+        strays += grid_chunk(x[a:b], scale, step, least, most, out[a:b])
+    return strays
+
+
+@kernel
+def float_chunk(codes, step, out):
+    """`float_lanes` on one thread."""
+    for i in range(codes.size):
+        out[i] = out.dtype.type(codes[i]) * step
+
+
+@kernel(parallel=True)
+def float_lanes(codes, step, out):
+    """Codes times `step`, each rounded to the dtype of `out` before it is multiplied."""
+    for k in prange((codes.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(codes.size, (k + 1) * CHUNK)
+        float_chunk(codes[a:b], step, out[a:b])
+
+
+@kernel
+def off_grid_chunk(x, scale):
+    """`off_grid` on one thread."""
+    strays = np.int32(0)
+    for i in range(x.size):
+        exact = x[i] * scale
+        strays = np.add(strays, np.int32(np.floor(exact) != exact or (exact == 0) != (x[i] == 0)))
+    return np.int64(strays)
+
+
+@kernel(parallel=True)
+def off_grid(x, scale):
+    """How many floats are no multiples of 1 / scale, a power of two."""
+    strays = 0
+    for k in prange((x.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
+        strays += off_grid_chunk(x[a:b], scale)
+    return strays

@@ -1,4 +1,4 @@
-"""Exact sums of squares."""
+"""The extremes of codes, and exact sums of squares."""
 
 import numpy as np
 from numba import prange
@@ -6,6 +6,15 @@ from numba import prange
 from emu.engine.kernels.jit import kernel
 
 CHUNK = 1 << 14
+
+
+@kernel
+def extremes(x):
+    """The least and the greatest code of a flat array, and 0."""
+    low = high = x.dtype.type(0)
+    for i in range(x.size):
+        low, high = np.minimum(low, x[i]), np.maximum(high, x[i])
+    return np.int64(low), np.int64(high)
 
 
 @kernel(parallel=True)
