@@ -1,5 +1,5 @@
 # Targets set up what they need: .venv with pinned packages, and from apt Icarus Verilog, Yosys,
-# nextpnr and g++ where they are missing.
+# nextpnr, g++ and clang where they are missing.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
