@@ -119,15 +119,15 @@ def test_an_illegal_parameter_is_refused_by_name(lint, module, parameters, name)
     assert name in lint(module, parameters)
 
 
-def test_streams_and_the_generated_top_are_clean(tmp_path):
+def test_benches_and_the_generated_top_are_clean(tmp_path):
     files = read_manifest(default_vectors()).files
     (tmp_path / "top.v").write_text(top([files[0], files[-1]]))
     sources = [tmp_path / "top.v", *TB.glob("*.v")]
     assert run(["iverilog", "-Wall", "-g2005", "-o", os.devnull, "-y", RTL, *sources]) == ""
     command, environment = verilator_command()
-    for stream in TB.glob("*.v"):
-        assert run([command, "--lint-only", "-Wall", "--timing", "--quiet", stream],
-                   environment) == ""
+    for bench in TB.glob("*.v"):
+        assert run([command, "--lint-only", "-Wall", "--timing", "--quiet", "--timescale",
+                    "1ns/1ns", "-y", RTL, "-y", TB, bench], environment) == ""
 
 
 def test_rounding_happens_in_the_quantizer_only():
