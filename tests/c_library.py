@@ -11,6 +11,7 @@ from emu.number import Cast, Format
 from emu.spec import MacSpec
 
 C = hardware() / "c"
+DPI = hardware() / "dpi" / "emu_dpi.c"
 STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion",
           "-Werror"]
 COMPILERS = {  # undefined behaviour ends the program

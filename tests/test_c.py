@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from c_library import COMPILERS, STRICT, C, Library, c_cast, c_format, c_mac, compile_c
+from c_library import COMPILERS, DPI, STRICT, C, Library, c_cast, c_format, c_mac, compile_c
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import casts, codes, examples, formats, macs
@@ -201,7 +201,9 @@ def test_values_filled_by_hand_are_checked(libraries):
         assert "is_signed" in library.refuses(bad)
 
 
-def test_the_header_is_cpp_too(tmp_path):
-    (tmp_path / "use.cc").write_text('#include "emu.h"\nint main() { emu_cast(0, 0, 0, 0, 0); }\n')
-    flags = [flag for flag in STRICT if flag != "-std=c99"]
-    compile_c("g++", [*flags, "-std=c++11", f"-I{C}", "-fsyntax-only", tmp_path / "use.cc"])
+@pytest.mark.parametrize("command", [["gcc"], ["clang"], ["g++", "-x", "c++"],
+                                     ["clang++", "-x", "c++"]])
+def test_library_and_dpi_compile_without_a_warning(command):
+    """Verilator gives C files to its C++ compiler."""
+    flags = ["-std=c++11" if len(command) > 1 and flag == "-std=c99" else flag for flag in STRICT]
+    compile_c(command[0], [*command[1:], *flags, "-fsyntax-only", *sorted(C.glob("*.c")), DPI])
