@@ -243,7 +243,9 @@ def _lfsr_question(unit: Unit, model: Model) -> Question:
 
     def tell(values):
         records = list(lfsr_records(bits, [(values["state_i"], draw + 1)]))
-        wrong = next(i for i in range(draw + 1) if records[i][2] != values[f"rand_o {i}"])
+        wrong = next((i for i in range(draw + 1) if records[i][2] != values[f"rand_o {i}"]), None)
+        if wrong is None:  # the draws are right, and not said to be there
+            return None
         values["rand_o"] = values[f"rand_o {wrong}"]
         return (values["state_i"], draw + 1), unit, wrong
 
