@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrowed
+from emu.engine.arrays import as_codes, check_width, dtype_of, flattened
 from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
@@ -227,7 +227,9 @@ def _carries(dtype: np.dtype, form: Format) -> bool:
 
 
 def on_grid(x: np.ndarray, frac: int) -> bool:
-    """Whether all floats are multiples of 2^-frac."""
+    """Whether all floats are multiples of 2^-frac; beyond 2^-1000 and 2^1000 only zeros count."""
+    if abs(frac) > 1000:
+        return not x.any()
     narrow = x.dtype == np.float32 and abs(frac) <= 120
     return not launch(off_grid, CAST * x.size, flattened(x, x.dtype),
                       np.float32(2.0**frac) if narrow else 2.0**frac)
@@ -236,8 +238,8 @@ def on_grid(x: np.ndarray, frac: int) -> bool:
 def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
     """The floats of a dtype nearest to the codes, times 2^-frac."""
     out = np.empty(codes.shape, dtype)
-    launch(float_lanes, CAST * codes.size, flattened(codes, codes.dtype), out.dtype.type(2.0**-frac),
-           out.reshape(-1))
+    launch(float_lanes, CAST * codes.size, flattened(codes, codes.dtype),
+           out.dtype.type(2.0**-frac), out.reshape(-1))
     return out
 
 

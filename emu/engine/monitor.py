@@ -217,9 +217,7 @@ def monitor() -> Iterator[list[Record]]:
         _SCOPE.reset(token)
 
 
-def watching() -> Scope | None:
-    """The innermost `monitor()`, if there is one."""
-    return _SCOPE.get()
+watching = _SCOPE.get  # () -> Scope | None: the innermost `monitor()`, if there is one
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrowed
+from emu.engine.arrays import INT64, as_codes, check_width, dtype_of, flattened, narrowed
 from emu.engine.casts import cast_full, operands_of
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, lane_cast, lane_for
@@ -206,7 +206,7 @@ def _state(spec, names: tuple[str, ...], *arrays) -> dict[str, np.ndarray]:
         check_width(form)
         array, dtype = as_codes(codes, name, dtype=None), dtype_of(form)
         found[name] = array.astype(dtype) if array.itemsize < dtype.itemsize else array
-    if len({x.shape for x in found.values()}) > 1:
+    if not all(x.shape == found["grad"].shape for x in found.values()):
         shapes = ", ".join(f"{name} {x.shape}" for name, x in found.items())
         raise ValueError(f"{shapes}: shapes differ")
     return found
@@ -220,19 +220,24 @@ def _wide(spec, state: dict[str, np.ndarray]) -> list[np.ndarray]:
 def _run(kernel, spec, state: dict[str, np.ndarray], lane: np.dtype, *constants) -> tuple:
     """(new first array, new second one, how many of each were outside) of an update."""
     dtypes = [x.dtype for x in state.values()]
-    if np.int64 in dtypes:  # who holds a state in int64 is in no hurry: one kernel will do
+    if INT64 in dtypes:  # who holds a state in int64 is in no hurry: one kernel will do
         lane, dtypes = np.int64, [np.int64] * 3
     arrays = [flattened(x, dtype) for x, dtype in zip(state.values(), dtypes, strict=True)]
     new = [np.empty_like(x) for x in arrays[:2]]
-    forms = [getattr(spec, name).format for name in state]
-    *outside, held = launch(kernel, 2 * CAST * new[0].size, *arrays,
-                            np.array([(form.lo, form.hi) for form in forms]), np.empty(0, lane),
-                            *constants, *new)
+    *outside, held = launch(kernel, 2 * CAST * new[0].size, *arrays, _ends(spec, tuple(state)),
+                            np.empty(0, lane), *constants, *new)
     if not held:
         _wide(spec, state)  # which names the code
     new = [x.reshape(old.shape).astype(old.dtype, copy=False)
            for x, old in zip(new, state.values(), strict=False)]
     return *new, *map(int, outside)
+
+
+@functools.lru_cache(1 << 8)
+def _ends(spec: UpdateSpec | BufferSpec, names: tuple[str, ...]) -> np.ndarray:
+    """The least and the greatest code of each of these casts (names, 2)."""
+    forms = [getattr(spec, name).format for name in names]
+    return np.array([(form.lo, form.hi) for form in forms])
 
 
 def _lane(*casts: tuple[LaneCast, int]) -> np.dtype | None:

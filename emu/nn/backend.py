@@ -55,107 +55,93 @@ class Backend:
 
     def cast(self, place: Place, codes: np.ndarray, form: Format, to: Cast) -> engine.Casted:
         """Codes of `form` as codes of `to`, with what was inside its range."""
-        with _named(place):
-            return engine.cast_full(codes, form.frac, to, self._operands(place, codes.shape, to))
+        return _named(place, engine.cast_full, codes, form.frac, to,
+                      self._operands(place, codes.shape, to))
 
     def quantize(self, place: Place, floats: np.ndarray, to: Cast) -> engine.Casted:
         """Floats as codes of `to`: what `cast` makes of their exact codes, in one pass."""
         if type(self).cast is not Backend.cast:  # another one computes casts
             codes, frac = engine.encode_for(floats, to)
             return self.cast(place, codes, _holding(codes, frac), to)
-        with _named(place):
-            return engine.quantize_full(floats, to, self._operands(place, floats.shape, to))
+        return _named(place, engine.quantize_full, floats, to,
+                      self._operands(place, floats.shape, to))
 
     def divide(self, place: Place, codes: np.ndarray, divisor: np.ndarray, form: Format, to: Cast
                ) -> engine.Casted:
         """Codes (..., H, W) of `form` over whole divisors (H, W), as codes of `to`."""
-        with _named(place):
-            return engine.divide(codes, divisor, form.frac, to)
+        return _named(place, engine.divide, codes, divisor, form.frac, to)
 
     def matmul(self, place: Place, a, b, mac: MacSpec, bias=None) -> np.ndarray:
         """(M, K) @ (K, N) -> accumulator codes."""
-        with _named(place):
-            return engine.matmul(a, b, mac, bias)
+        return _named(place, engine.matmul, a, b, mac, bias)
 
     def conv2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry) -> np.ndarray:
         """x (N, C, H, W), w (O, C/groups, KH, KW) -> accumulator codes."""
-        with _named(place):
-            return engine.conv2d(x, w, mac, bias, **geometry)
+        return _named(place, engine.conv2d, x, w, mac, bias, **geometry)
 
     def conv2d_grad_input(self, place: Place, error, w, mac: MacSpec, size, **geometry
                           ) -> np.ndarray:
         """error (N, O, OH, OW) -> accumulator codes (N, C, *size)."""
-        with _named(place):
-            return engine.conv2d_grad_input(error, w, mac, size, **geometry)
+        return _named(place, engine.conv2d_grad_input, error, w, mac, size, **geometry)
 
     def conv2d_grad_weight(self, place: Place, x, error, mac: MacSpec, kernel, **geometry
                            ) -> np.ndarray:
         """x (N, C, H, W), error (N, O, OH, OW) -> accumulator codes (O, C/groups, *kernel)."""
-        with _named(place):
-            return engine.conv2d_grad_weight(x, error, mac, kernel, **geometry)
+        return _named(place, engine.conv2d_grad_weight, x, error, mac, kernel, **geometry)
 
     def conv_transpose2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry
                          ) -> np.ndarray:
         """x (N, C, H, W), w (C, O/groups, KH, KW) -> accumulator codes."""
-        with _named(place):
-            return engine.conv_transpose2d(x, w, mac, bias, **geometry)
+        return _named(place, engine.conv_transpose2d, x, w, mac, bias, **geometry)
 
     def lookup(self, place: Place, x, table: Table) -> np.ndarray:
         """The entries of a table for codes x of its input."""
-        with _named(place):
-            return engine.lookup(x, table)
+        return _named(place, engine.lookup, x, table)
 
     def lookup_grad(self, place: Place, error, frac: int, x, slope: Table, to: Cast
                     ) -> engine.Casted:
         """error times the entries of the slope's table, as codes of `to`."""
-        with _named(place):
-            return engine.lookup_grad(error, frac, x, slope, to)
+        return _named(place, engine.lookup_grad, error, frac, x, slope, to)
 
     def softmax(self, place: Place, x, spec: SoftmaxSpec, absent=None) -> np.ndarray:
         """Logits (N, C) -> probabilities (N, C), 0 where `absent`."""
-        with _named(place):
-            return engine.softmax(x, spec, absent)
+        return _named(place, engine.softmax, x, spec, absent)
 
     def norm_statistics(self, place: Place, x, spec: NormSpec) -> engine.Statistics:
         """The mean and the variance of each channel of x (N, C, ...)."""
-        with _named(place):
-            return engine.norm_statistics(x, spec)
+        return _named(place, engine.norm_statistics, x, spec)
 
     def batch_norm(self, place: Place, x, mean, var, gamma, beta, spec: NormSpec) -> engine.Normed:
         """x (N, C, ...) normalised, scaled and shifted."""
-        with _named(place):
-            return engine.batch_norm(x, mean, var, gamma, beta, spec)
+        return _named(place, engine.batch_norm, x, mean, var, gamma, beta, spec)
 
     def running_norm(self, place: Place, mean, var, batch: engine.Statistics, momentum: int,
                      spec: NormSpec) -> tuple[np.ndarray, np.ndarray]:
         """The running (mean', var') (C,)."""
         rand = [self._operands(place.part(name), mean.shape, getattr(spec.running, name))
                 for name in ("mean", "var")]
-        with _named(place):
-            return engine.running_norm(mean, var, batch, momentum, spec, *rand)
+        return _named(place, engine.running_norm, mean, var, batch, momentum, spec, *rand)
 
     def batch_norm_grad(self, place: Place, error, xhat, var, gamma, spec: NormSpec,
                         frozen: bool, inside) -> engine.NormGrads:
         """The gradients of x, gamma and beta; those of the parameters are exact."""
         rand = self._operands(place.part("grad_x"), error.shape, spec.backward.grad_x)
-        with _named(place):
-            return engine.batch_norm_grad(error, xhat, var, gamma, spec, frozen, inside,
-                                          {"grad_x": rand})
+        return _named(place, engine.batch_norm_grad, error, xhat, var, gamma, spec, frozen, inside,
+                      {"grad_x": rand})
 
     def sgd(self, place: Place, weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec,
             decay: int = 0) -> engine.Updated:
         """The update of one parameter; `decay` is a code of the spec's decay or shrink."""
         rand = {f"rand_{name}": self._operands(place.part(name), weight.shape, getattr(spec, name))
                 for name in spec.sums}
-        with _named(place):
-            return engine.sgd(weight, momentum, grad, lr, mu, spec, decay=decay, **rand)
+        return _named(place, engine.sgd, weight, momentum, grad, lr, mu, spec, decay=decay,
+                      **rand)
 
     def buffered_sgd(self, place: Place, weight, buffer, grad, shift: int, spec: BufferSpec
                      ) -> engine.Buffered:
         """The update of one parameter through its gradient buffer."""
         rand = self._operands(place.part("step"), weight.shape, spec.weight)
-        with _named(place):
-            return engine.buffered_sgd(weight, buffer, grad, shift, spec, rand)
+        return _named(place, engine.buffered_sgd, weight, buffer, grad, shift, spec, rand)
 
     def clip(self, place: Place, grad, limit: int, spec: UpdateSpec | BufferSpec) -> np.ndarray:
         """Gradients within -limit and limit, a code of the spec's clip."""
@@ -183,8 +169,12 @@ class Backend:
         return engine.load_words(self.seed, self.step, place.site, name, self.calls[place])
 
 
-def _named(place: Place):
-    return engine.named(f"{place.site}.{place.name}", place.axis)
+def _named(place: Place, operation, *args, **kwargs):
+    """operation(*args, **kwargs), its records under the name of the place."""
+    if engine.watching() is None:
+        return operation(*args, **kwargs)
+    with engine.named(f"{place.site}.{place.name}", place.axis):
+        return operation(*args, **kwargs)
 
 
 def _holding(codes: np.ndarray, frac: int) -> Format:

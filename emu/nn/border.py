@@ -17,7 +17,7 @@ def to_numpy(tensor: torch.Tensor, name: str) -> np.ndarray:
     """The float values of a tensor; raises ValueError for another dtype or device."""
     if tensor.dtype not in CARRIERS:
         raise ValueError(f"{name}: dtype {tensor.dtype} carries no codes; use float32 or float64")
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         help = ("it has no values; use .to_empty(device='cpu') and load some"
                 if tensor.device.type == "meta" else "the engine computes on the CPU, use .cpu()")
         raise ValueError(f"{name}: on {tensor.device}; {help}")
@@ -35,6 +35,9 @@ def to_codes(tensor: torch.Tensor, name: str) -> tuple[np.ndarray, int]:
 
 def codes_in(tensor: torch.Tensor, form: Format, name: str) -> np.ndarray:
     """The codes of a tensor that is on the grid of `form`; raises ValueError where it is not."""
+    found = engine.codes_on(to_numpy(tensor, name), form)
+    if found is not None:
+        return found
     codes, frac = to_codes(tensor, name)
     if not codes.any():
         return codes
@@ -84,10 +87,10 @@ def each_to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: st
 def rounded(codes: np.ndarray, form: Format, dtype: torch.dtype) -> torch.Tensor:
     """Codes of `form` as the values nearest to them in `dtype`."""
     carrier = np.float32 if dtype == torch.float32 else np.float64
-    return torch.from_numpy(np.asarray(codes.astype(carrier) * carrier(form.step)))
+    return torch.from_numpy(engine.floats_of(codes, form.frac, carrier))
 
 
 def holding(codes: np.ndarray, frac: int) -> Format:
     """The narrowest signed format of these very codes."""
-    low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
+    low, high = engine.bounds(codes)
     return Format.holding(min(low, -1), high, frac)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -30,6 +31,14 @@ class Codes(NamedTuple):
     codes: np.ndarray
     form: Format
     passes: np.ndarray | None
+
+
+class Port(NamedTuple):
+    """What is known of one tensor or pass of a layer, in one phase, before there is any data."""
+
+    value: Cast | Rule | MacSpec | None  # of its setting; None where the layer has none
+    place: Place
+    label: str  # for messages
 
 
 class Hardware:
@@ -80,6 +89,7 @@ class Layer:
         self.evaluation = spec if evaluation is None else evaluation
         self.kind, self.uses = kind, uses  # those of its Site
         self._fracs: dict[str, int] = {}
+        self._ports: dict[tuple[str, bool], Port] = {}
         self.exact = True
         self._parameters = parameters
         self.threshold_keys = {  # of what is learned: the names of its thresholds in the module
@@ -136,81 +146,99 @@ class Layer:
                 found[name] = texts[0] if texts[0] == texts[1] else " | ".join(texts)
         return found
 
-    def cast_of(self, name: str, training: bool) -> Cast | Rule | None:
-        """The cast or rule of one tensor in this phase, None where it leaves as it is.
+    def port(self, name: str, training: bool) -> Port:
+        """What is known of one tensor or pass, by its name.
 
-        `x.1` is a second tensor that x casts: its rule has a state of its own.
+        `x.1` is a second tensor that the setting x casts: its rule has a state of its own.
         """
-        return getattr(self.spec if training else self.evaluation, _setting(name))
+        found = self._ports.get((name, training))
+        if found is None:
+            setting = _setting(name)
+            axis = self.channels if setting in ("x", "y", "error") else 0
+            if name in ("forward", "grad_input", "grad_weight"):
+                axis = None  # which the operation itself says
+            value = getattr(self.spec if training else self.evaluation, setting, None)
+            found = self._ports[name, training] = Port(
+                value, Place(self.site, name, training, axis), f"{self.site}.{name}")
+        return found
+
+    def cast_of(self, name: str, training: bool) -> Cast | Rule | None:
+        """The cast or rule of one tensor in this phase, None where it leaves as it is."""
+        return self.port(name, training).value
 
     def mac(self, name: str, training: bool = True) -> MacSpec:
         """The MAC of one pass in this phase; raises ValueError where there is none."""
-        return self._need(name, self.spec if training else self.evaluation,
-                          "a MAC such as {acc: s24 sat}")
+        found = self.port(name, training).value
+        return found or self._missing(name, "a MAC such as {acc: s24 sat}")
 
-    def _need(self, name: str, spec: LayerSpec, what: str):
-        value = getattr(spec, _setting(name))
-        if value is None:
-            raise ValueError(f"layer {self.site!r}: has no {name}; the configuration must give it "
-                             f"{what}")
-        return value
+    def place(self, name: str, training: bool) -> Place:
+        """The name of one operation of this layer."""
+        return self.port(name, training).place
+
+    def _missing(self, name: str, what: str):
+        raise ValueError(f"layer {self.site!r}: has no {name}; the configuration must give it "
+                         f"{what}")
 
     def enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         """A tensor of any finite floats, cast by the spec's `name` (x, w, b, error)."""
-        label = f"{self.site}.{name}"
-        to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
-            rule, border.to_numpy(tensor, label), last))
+        to, place, label = self.port(name, training)
         floats = border.to_numpy(tensor, label)
+        chosen = None
+        if not isinstance(to, Cast):
+            to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
+                rule, floats, last))
         try:
-            found = self.backend.quantize(self.place(name, training), floats, to)
+            found = self.backend.quantize(place, floats, to)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
-        self.fracs |= chosen
+        if chosen is not None:
+            self.fracs[name] = chosen
         if self._notes(name, training):
             tape.note(label, _setting(name), tensor, *engine.encode_for(floats, to), found, to)
             return Codes(found.codes, to.format, None)
-        return self._codes(found, to)
+        return _codes(found, to)
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
-        to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
-            rule, codes, form.frac, last))
-        self.fracs |= chosen
+        to, place, label = self.port(name, training)
+        if not isinstance(to, Cast):
+            to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
+                rule, codes, form.frac, last))
+            if chosen is not None:
+                self.fracs[name] = chosen
+        found = self.backend.cast(place, codes, form, to)
         if self._notes(name, training):
-            found = self.backend.cast(self.place(name, training), codes, form, to)
-            tape.note(f"{self.site}.{name}", _setting(name), None, codes, form.frac, found, to)
+            tape.note(label, _setting(name), None, codes, form.frac, found, to)
             return Codes(found.codes, to.format, None)
-        return self._cast(name, codes, form, to, training)
+        return _codes(found, to)
 
     def _notes(self, name: str, training: bool) -> bool:
-        to = self.cast_of(name, training)
+        to = self.port(name, training).value
         return isinstance(to, Rule) and to.learned and tape.wanted(_setting(name))
 
     def leave(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` where it has one, else as they are."""
-        if self.cast_of(name, training) is None:
+        if self.port(name, training).value is None:
             return Codes(codes, form, None)
         return self.requantise(name, codes, form, training)
 
-    def _choose(self, name: str, training: bool, choose) -> tuple[Cast, dict[str, int]]:
-        """(the spec's cast, or the one that its rule becomes; the frac to keep): see `Layer`."""
-        to = self._need(name, self.spec if training else self.evaluation,
-                        "a cast such as 's8f4 ties_even sat'")
-        if isinstance(to, Cast):
-            return to, {}
-        last = self.stored(name, to)
-        if to.learned and last is None:
-            return self._begin(name, to, training, choose), {}
-        if to.fixed:
+    def _choose(self, name: str, training: bool, choose) -> tuple[Cast, int | None]:
+        """(the cast that the spec's rule becomes, the frac to keep): see `Layer`."""
+        rule = self.port(name, training).value or self._missing(
+            name, "a cast such as 's8f4 ties_even sat'")
+        last = self.stored(name, rule)
+        if rule.learned and last is None:
+            return self._begin(name, rule, training, choose), None
+        if rule.fixed:
             try:
-                return to.stored(last), {}
+                return rule.stored(last), None
             except ValueError as error:
                 raise ValueError(f"layer {self.site!r}: {name} {error}") from None
         if last is not None and not training:
-            return to.with_frac(last), {}
-        chosen = choose(to, last)
-        used = to.with_frac(last) if to.previous and last is not None else chosen
-        return used, {name: chosen.format.frac} if training else {}
+            return rule.with_frac(last), None
+        chosen = choose(rule, last)
+        used = rule.with_frac(last) if rule.previous and last is not None else chosen
+        return used, chosen.format.frac if training else None
 
     def stored(self, name: str, rule: Rule) -> int | None:
         """The binary point that is stored for a tensor with this rule, None where there is none."""
@@ -234,43 +262,41 @@ class Layer:
                 threshold.data.fill_(exponent - 0.5)
         return one
 
-    def _cast(self, name: str, codes: np.ndarray, form: Format, to: Cast, training: bool) -> Codes:
-        return self._codes(self.backend.cast(self.place(name, training), codes, form, to), to)
-
-    def _codes(self, found: engine.Casted, to: Cast) -> Codes:
-        passes = None if to.overflow == Overflow.WRAP or not found.outside else found.inside
-        return Codes(found.codes, to.format, passes)
-
     def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, form: Format,
                training: bool) -> Codes:
         """Codes (..., H, W) of `form` over whole divisors (H, W), in the spec's cast `name`."""
-        to = self._need(name, self.spec if training else self.evaluation, "a cast")
+        to, place, _ = self.port(name, training)
         if isinstance(to, Rule):
             raise ValueError(f"layer {self.site!r}: {name} {to} divides by an area that is no "
                              "power of two, which needs a fixed binary point; give it a Cast")
-        found = self.backend.divide(self.place(name, training), codes, divisor, form, to)
-        return self._codes(found, to)
+        if to is None:
+            self._missing(name, "a cast")
+        return _codes(self.backend.divide(place, codes, divisor, form, to), to)
 
     def preload(self, bias: Codes, mac: MacSpec, frac: int, training: bool) -> Codes:
         """Bias codes as codes of the accumulator, by a cast with the bias's own modes.
 
         Gradients pass where they pass both casts.
         """
-        own = self.cast_of("b", training)
-        to = Cast(mac.result.format.with_frac(frac), own.rounding, own.overflow, own.rand_bits)
-        found = self._codes(self.backend.cast(self.place("preload", training), bias.codes,
-                                              bias.form, to), to)
+        to = _preloading(self.cast_of("b", training), mac.result.format.with_frac(frac))
+        found = _codes(self.backend.cast(self.place("preload", training), bias.codes, bias.form,
+                                         to), to)
         both = [p for p in (bias.passes, found.passes) if p is not None]
-        return found._replace(passes=np.logical_and.reduce(both) if both else None)
-
-    def place(self, name: str, training: bool) -> Place:
-        """The name of one operation of this layer."""
-        axis = self.channels if _setting(name) in ("x", "y", "error") else 0
-        if name in ("forward", "grad_input", "grad_weight"):
-            axis = None  # which the operation itself says
-        return Place(self.site, name, training, axis)
+        return found._replace(passes=np.logical_and.reduce(both)) if both else found
 
 
 def _setting(name: str) -> str:
     """The setting of a LayerSpec that a tensor's name begins with."""
     return name.partition(".")[0]
+
+
+@lru_cache(1 << 10)
+def _preloading(own: Cast | Rule, form: Format) -> Cast:
+    """The cast of a bias to the accumulator's format."""
+    return Cast(form, own.rounding, own.overflow, own.rand_bits)
+
+
+def _codes(found: engine.Casted, to: Cast) -> Codes:
+    """What a cast gave, with its straight-through mask."""
+    masks = found.outside and to.overflow != Overflow.WRAP
+    return Codes(found.codes, to.format, found.inside if masks else None)

@@ -15,8 +15,10 @@ from emu import engine
 from emu.nn import border
 from emu.nn.grads import grid_of
 from emu.nn.owners import Owner, master_codes, owners_of
-from emu.number import Cast
+from emu.number import Cast, Format
 from emu.update import BufferSpec
+
+CODES = torch.int8, torch.int16, torch.int32, torch.int64
 
 
 class New(NamedTuple):
@@ -36,8 +38,8 @@ class SGD(torch.optim.Optimizer):
     hyperparameters stay floats in `param_groups` for schedulers, and are cast every step;
     `clip_value` and `max_norm` limit the gradients, of a group together. The learning rate of a
     `BufferSpec` is a power of two. The master weight is the parameter itself (grid values); the
-    momentum or buffer is an int64 tensor of codes in the optimizer's state. A step ends the step of
-    the model's backend.
+    momentum or buffer is a tensor of codes in the optimizer's state, in the smallest integer dtype
+    that holds its format. A step ends the step of the model's backend.
     """
 
     _step_supports_amp_scaling = True  # a GradScaler leaves the scale here: it moves a frac
@@ -111,18 +113,14 @@ class SGD(torch.optim.Optimizer):
         spec, label = owner.spec, f"{owner.label}.grad"
         if parameter.grad.is_sparse:
             raise ValueError(f"{label}: is sparse; build the layer with sparse=False")
-        codes, frac = border.to_codes_for(
-            parameter.grad, spec.grad.with_frac(spec.grad.format.frac - zeros), label)
-        grid = grid_of(parameter)
-        form = border.holding(codes, frac)
-        # A power of two moves the frac and no bit; any other factor needs more bits than before.
-        if grid is not None and frac > grid.frac and form.width > grid.width:
-            raise ValueError(f"{label}: off the grid of 2^-{grid.frac} on which it was computed; "
-                             "something like clip_grad_norm_ changed it. Scale by powers of two; "
-                             "max_norm and clip_value of emu.nn.SGD limit gradients exactly")
+        floats = border.to_numpy(parameter.grad, label)
+        to = spec.grad.with_frac(spec.grad.format.frac - zeros) if zeros else spec.grad
+        _check_grid(parameter, floats, to, label)
         backend = owner.layer.backend
-        grad = backend.cast(owner.place(".grad"), codes, form.with_frac(frac + zeros),
-                            spec.grad).codes
+        try:
+            grad = backend.quantize(owner.place(".grad"), floats, to).codes
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
         if group["clip_value"]:
             limit = _constant(group["clip_value"], spec.clip, owner, "clip", "clip_value")
             grad = backend.clip(owner.place(".clip"), grad, limit, spec)
@@ -157,7 +155,7 @@ class SGD(torch.optim.Optimizer):
         key = "buffer" if isinstance(spec, BufferSpec) else "momentum"
         held = self.state.get(parameter, {}).get(key)
         if held is None:
-            held = torch.zeros(parameter.shape, dtype=torch.int64)
+            held = torch.zeros(parameter.shape, dtype=_dtype(getattr(spec, key).format))
         weight, backend = master_codes(parameter, spec, owner.label), owner.layer.backend
         if key == "buffer":
             shift = _shift(group["lr"], owner.label)
@@ -171,7 +169,7 @@ class SGD(torch.optim.Optimizer):
                                                owner.label), key, torch.from_numpy(codes))
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's, but codes stay int64: torch would cast them to the parameter's dtype.
+        """As torch's, but codes stay integers: torch would cast them to the parameter's dtype.
 
         Raises ValueError, and loads nothing, for codes that are not those of these parameters.
         """
@@ -192,19 +190,32 @@ class SGD(torch.optim.Optimizer):
             raise ValueError(f"{owner.label}: the state has {', '.join(map(str, state))}; its "
                              f"update keeps a {key}")
         codes, form = state[key], getattr(owner.spec, key).format
-        if codes.dtype != torch.int64:
+        if codes.dtype not in CODES:
             raise ValueError(f"{owner.label}: {key}: dtype {codes.dtype} in the state; codes are "
-                             "int64")
+                             "int8 to int64")
         if codes.shape != parameter.shape:
             raise ValueError(f"{owner.label}: {key}: shape {tuple(codes.shape)} in the state; the "
                              f"parameter has {tuple(parameter.shape)}")
         if codes.numel() and not form.lo <= codes.min() <= codes.max() <= form.hi:
             raise ValueError(f"{owner.label}: {key}: codes from {codes.min()} to {codes.max()} in "
                              f"the state; {form} holds {form.lo} to {form.hi}")
-        return {key: codes.clone()}
+        return {key: codes.to(_dtype(form), copy=True)}
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "owners": self.owners}
+
+
+def _check_grid(parameter: torch.nn.Parameter, grad: np.ndarray, to: Cast, label: str) -> None:
+    """Raise ValueError where a gradient left the grid on which it was computed."""
+    grid = grid_of(parameter)
+    if grid is None or engine.on_grid(grad, grid.frac):
+        return
+    codes, frac = border.to_codes_for(parameter.grad, to, label)
+    # A power of two moves the frac and no bit; any other factor needs more bits than before.
+    if frac > grid.frac and border.holding(codes, frac).width > grid.width:
+        raise ValueError(f"{label}: off the grid of 2^-{grid.frac} on which it was computed; "
+                         "something like clip_grad_norm_ changed it. Scale by powers of two; "
+                         "max_norm and clip_value of emu.nn.SGD limit gradients exactly")
 
 
 def _scale_exponent(scale: torch.Tensor | None) -> int:
@@ -271,6 +282,12 @@ def _constant(value: float, to: Cast, owner: Owner, name: str, key: str) -> int:
         raise ValueError(f"{owner.label}: {key} {value}: outside {to}, which holds {low} to "
                          f"{high}; widen it in the layer's update")
     return code
+
+
+@lru_cache
+def _dtype(form: Format) -> torch.dtype:
+    """The smallest dtype that holds every code of `form`."""
+    return torch.from_numpy(engine.narrowed(np.empty(0, np.int64), form)).dtype
 
 
 @lru_cache(1 << 10)
