@@ -50,9 +50,9 @@ def _codes(unit: Unit) -> dict[str, Port]:
             "overflow": Port("overflow_o", 1)}
 
 
-def adapter(found: PortMap, face: Interface, wires: Mapping[str, Wire], joined: Sequence[Joint]
-            ) -> str:
-    """The text of module `emu_adapter`."""
+def adapter(found: PortMap, face: Interface, wires: Mapping[str, Wire], joined: Sequence[Joint],
+            always: bool = False) -> str:
+    """The text of module `emu_adapter`; with `always` every clock counts as an answer."""
     fed = [port for port in face.inputs if port.name != "ready_i"]
     answers = [port for port in face.outputs if port.name[:-2] not in TOLD]
     outputs = [f"output reg {_range(port.bits)}{port.name}" for port in face.outputs]
@@ -73,7 +73,7 @@ def adapter(found: PortMap, face: Interface, wires: Mapping[str, Wire], joined: 
                                  *((role, 1) for role in ("valid", "ready"))]
               if role in found.outputs]
     lines.append("wire moved = valid" + " && out_ready" * ("ready" in found.outputs) + ";")
-    lines += _seen(found)
+    lines += ["wire seen = 1'b1;"] if always else _seen(found)
     known = ", ".join(f"{{{port.bits}{{seen}}}} & out_{port.name[:-2]}" for port in answers)
     lines += ["`ifdef __ICARUS__", f"wire unknown = (^{{seen, moved, {known}}}) === 1'bx;",
               "`else", "wire unknown = 1'b0;", "`endif",

@@ -30,13 +30,17 @@ class Step(NamedTuple):
     want: Codes
 
 
-def cases_of(found: PortMap, unit: Unit, level: int) -> list[Case]:
-    """The golden cases that the module's ports can be given, each once."""
-    listed = [case for _, cases in classes(unit, level) for case in cases]
+def golden_cases(unit: Unit) -> list[Case]:
+    """Those of the vector files of level 1."""
+    return [case for _, cases in classes(unit, level=1) for case in cases]
+
+
+def fitting(found: PortMap, unit: Unit, listed: list[Case]) -> list[Case]:
+    """The cases that the module's ports can be given, each once."""
     if isinstance(unit.source, QuantizerSpec):
         return _casts(found, unit.source, listed)
     bias = "bias" in found.inputs
-    kept = {(tuple(a), tuple(b), bias * (start or 0)): None for a, b, start in listed}
+    kept = {(tuple(a), tuple(b), start if bias and start else 0): None for a, b, start in listed}
     return [(list(a), list(b), start) for a, b, start in kept]
 
 
@@ -99,6 +103,10 @@ class Stream:
                 while random and random.random() < 0.3:
                     self._idle(random)
                 self._offer({**step.given, "valid": 1}, random)
+
+    def reset(self) -> None:
+        """A clock in reset."""
+        self._offer({"reset": 1})
 
     def drain(self) -> None:
         """Clocks in which all answers that are under way should come."""

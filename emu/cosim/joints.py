@@ -44,7 +44,7 @@ def wires_of(found: PortMap, sources: Sequence[Path]) -> dict[str, Wire]:
     """
     defined = [name for source in sources for name in modules_of(source)]
     if found.top not in defined:
-        raise unknown("module", found.top, defined)
+        raise ValueError(f"top: {unknown('module', found.top, defined)}")
     try:
         return _by_icarus(found, sources) if tools.found("icarus") else _by_yosys(found, sources)
     except tools.ToolFailed as error:
@@ -56,9 +56,16 @@ def _by_icarus(found: PortMap, sources: Sequence[Path]) -> dict[str, Wire]:
     chosen = [f"-P{found.top}.{name}={value}" for name, value in found.parameters.items()]
     with tempfile.TemporaryDirectory(prefix="emu-cosim-") as folder:
         out = Path(folder) / "unit.vvp"
-        tools.call([compiler, tools.generation(sources), "-s", found.top, *chosen, "-o", out,
-                    *sources])
-        listed = re.findall(r'\.port_info \d+ /(\w+) (\d+) "(\w+)"', out.read_text())
+        said = tools.call([compiler, tools.generation(sources), "-s", found.top, *chosen,
+                           "-o", out, *sources])
+        text = out.read_text()
+    if missing := re.search(r"parameter (\w+) not found", said):
+        own = text.split(".scope ")[1]  # the module itself comes first
+        known = re.findall(r'\.param/\w+ "(\w+)"', own)
+        raise ValueError(f"parameters.{missing[1]}: " + (str(unknown(
+            f"parameter of {found.top}", missing[1], known)) if known else
+            f"{found.top} has no parameters; leave it out"))
+    listed = re.findall(r'\.port_info \d+ /(\w+) (\d+) "(\w+)"', text)
     return {name: Wire(direction.lower(), int(width)) for direction, width, name in listed}
 
 

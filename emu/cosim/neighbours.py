@@ -159,14 +159,29 @@ def _bits_as(code: int, form: Format) -> int:
 def _by_spec(mac: MacSpec, other: MacSpec, case: Case) -> Told:
     """The same wires into another MAC; where its steps are smaller, the last of each of ours."""
     a, b, bias = case
-    told = list(dot_steps([_bits_as(x, other.a) for x in a], [_bits_as(x, other.b) for x in b],
-                          other, _bits_as(bias, other.result.format)))
+    a, b = [_bits_as(x, other.a) for x in a], [_bits_as(x, other.b) for x in b]
+    form = other.result.format
+    if other.outer is None and not form.lo <= bias <= form.hi:  # it is added as it is
+        told = list(_steps(other, a, b, bias))
+    else:
+        told = list(dot_steps(a, b, other, _bits_as(bias, form)))
     if other.lanes == mac.lanes:
         return told
     ends = [*range(mac.lanes - 1, len(a) - 1, mac.lanes), len(a) - 1]
     starts = [0, *(end + 1 for end in ends)]
     return [(told[end][0], any(over for _, over in told[start:end + 1]))
             for start, end in zip(starts, ends, strict=False)]
+
+
+def _steps(mac: MacSpec, a: list[int], b: list[int], base: int) -> Iterator[tuple[int, bool]]:
+    """The steps of one level, from a number that the accumulator may not hold."""
+    for start in range(0, len(a), mac.lanes):
+        total = base + sum(fit(round_shift(x * y, -mac.product.format.frac, mac.product),
+                               mac.product)
+                           for x, y in zip(a[start:start + mac.lanes], b[start:start + mac.lanes],
+                                           strict=True))
+        base = fit(total, mac.acc)
+        yield base, overflows(total, mac.acc)
 
 
 def _orders(mac: MacSpec) -> Iterator[Change]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from emu.golden.cases import from_text
@@ -248,3 +248,29 @@ def _check_quantizer(found: PortMap, spec: QuantizerSpec) -> None:
     for key in ("answers", "gap"):
         if getattr(found, key) != getattr(PortMap, key):
             raise ValueError(f"{key}: is of a mac; a quantizer answers to each value")
+
+
+def other_maps(found: PortMap) -> Iterator[tuple[str, PortMap]]:
+    """The maps beside this one, where a mistake is as likely as in the Verilog."""
+    for latency in () if found.latency is None else (1, -1, 2, -2):
+        if found.latency + latency >= 0:
+            yield (f"latency = {found.latency + latency}, not {found.latency}",
+                   replace(found, latency=found.latency + latency))
+    for role, pieces in found.inputs.items():
+        table = lambda new, role=role: replace(found, inputs={**found.inputs, role: new})  # noqa: E731
+        if role in ("load", "clear", "last", "valid", "ready"):
+            yield f"inputs.{role} inverted", table(_inverted(pieces))
+        elif len(pieces) > 1:
+            yield f"inputs.{role} with its highest lane first", table(pieces[::-1])
+    for role in ("valid", "ready"):
+        if role in found.outputs:
+            yield f"outputs.{role} inverted", replace(
+                found, outputs={**found.outputs, role: _inverted(found.outputs[role])})
+    if found.reset:
+        yield "reset inverted", replace(found, reset=_inverted(found.reset))
+    if found.answers == "every step":
+        yield 'answers = "last step"', replace(found, answers="last step")
+
+
+def _inverted(pieces: Pieces) -> Pieces:
+    return tuple(replace(piece, inverted=not piece.inverted) for piece in pieces)
