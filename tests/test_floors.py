@@ -32,6 +32,8 @@ FLOORS = {
     "emu/lab": {"emu.__version__", "emu.number", "emu.spec", "emu.update", "emu.reference",
                 "emu.engine", "emu.bounds", "emu.golden", "emu.cosim", "emu.nn", "numpy", "torch",
                 "yaml", "safetensors", "sklearn", "matplotlib"},
+    "emu/compat": {"emu.number", "emu.spec", "emu.update", "emu.engine", "emu.nn", "emu.lab",
+                   "numpy", "torch", "yaml"},
     "hw/tb": {"emu.golden.vectors", "cocotb", "bench"},
 }
 FILES = [(place, path) for place in FLOORS for path in
