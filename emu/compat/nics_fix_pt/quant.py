@@ -138,6 +138,8 @@ def _do_quantize(data: torch.Tensor, scale, bit_width, symmetric: bool = True,
 
 def _through(data: torch.Tensor, grid: Grid | None, change) -> tuple[torch.Tensor, int]:
     """The tensor on a grid, with the gradient of it; and how many codes clipped above."""
+    if grid is None and change is None:
+        return data, 0
     wanted = data.requires_grad and torch.is_grad_enabled()
     # In a scope of emu.nn these operations are no call of the hardware's table.
     with torch._C.DisableTorchFunction():
