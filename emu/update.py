@@ -80,12 +80,18 @@ class UpdateSpec(_Casts):
         gradient' = gradient + decay * weight                       # where there is a `decay`
         momentum' = cast(mu * momentum + gradient', momentum)
         direction = cast(mu * momentum' + gradient', nesterov)      # else it is momentum'
+                  = mu * momentum + gradient'                       # with a `direction`
         weight'   = cast(weight - lr * direction - shrink * weight, weight)
 
     `weight` is the master weight; `grad` is the cast by which a gradient enters the update; `lr`
     and `mu` are the casts of the two float hyperparameters. The rest is optional: `decay` casts
     the factor of a weight decay that joins the gradient, and `shrink` that of one that does not
     (the learning rate times the weight decay); with `nesterov` the weight looks ahead.
+
+    `direction` is the order of WAGEUBN (arXiv 1909.02384): the weight moves by the exact sum and
+    the momentum that is kept rounds it, the only rounding there is. That needs widths which agree,
+    in its notation (k bits have a last bit of 2^-(k-1)) kGC = kMom + kAcc - 1 and kWU = kGC + klr
+    - 1; others are refused. The cast `direction` only says the format of the sum.
 
     Before all that a gradient may be limited. `clip` casts a limit c: gradients beyond -c and c
     become these. `norm` casts a limit of the root of the sum of all squared gradients: where it is
@@ -103,9 +109,12 @@ class UpdateSpec(_Casts):
     nesterov: Cast | None = None
     clip: Cast | None = None
     norm: Cast | None = None
+    direction: Cast | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        if self.direction is not None:
+            self._check_direction()
         if self.decay is not None and self.shrink is not None:
             raise ValueError(f"update decay {self.decay} and shrink {self.shrink}: weight decay "
                              "joins the gradient, or it does not; leave one out")
@@ -122,18 +131,50 @@ class UpdateSpec(_Casts):
                 raise ValueError(f"update {what}: its exact sum needs {bits} bits, the limit is "
                                  f"{ACC_WIDTHS[1]}; use narrower formats or closer fracs")
 
+    def _check_direction(self) -> None:
+        """Raise ValueError unless the momentum's rounding is the only one."""
+        if self.nesterov is not None or self.decay is not None or self.shrink is not None:
+            raise ValueError(f"update direction {self.direction}: the weight moves by the exact "
+                             "sum of momentum and gradient; leave out nesterov, decay and shrink")
+        fracs = {name: getattr(self, name).format.frac
+                 for name in ("weight", "momentum", "grad", "lr", "mu", "direction")}
+        for total, factor, addend, rule in (
+                ("grad", "mu", "momentum", "kGC = kMom + kAcc - 1"),
+                ("weight", "lr", "grad", "kWU = kGC + klr - 1")):
+            found, want = fracs[total], fracs[factor] + fracs[addend]
+            if found != want:
+                raise ValueError(
+                    f"update {total} {getattr(self, total).format}: breaks the width algebra "
+                    f"{rule}, as {factor} has {fracs[factor]} fraction bits and {addend} "
+                    f"{fracs[addend]}; give {total} a frac of {want}, or leave direction out, "
+                    "with which the sums are exact")
+        exact = _exact_direction(self.mu, self.momentum, self.grad)
+        to = self.direction
+        if to.format.frac != exact.frac or not (to.format.lo <= exact.lo and
+                                                exact.hi <= to.format.hi):
+            raise ValueError(f"update direction {to.format}: the exact sum takes {exact}; write "
+                             "that")
+        object.__setattr__(self, "direction", Cast(to.format))
+
     @cached_property
     def sums(self) -> dict[str, list[tuple]]:
         """The exact sums in their order, by the cast that ends each: (sign, factors...) of a term.
 
-        A constant comes first in a product. What a sum gave, a later one uses.
+        A constant comes first in a product. What a sum gave, a later one uses; a `direction` is
+        the sum of the momentum itself.
         """
         gradient = [(1, "grad"), *([(1, "decay", "weight")] if self.decay else [])]
         ahead = [(1, "mu", "momentum"), *gradient]
-        moved = "momentum" if self.nesterov is None else "nesterov"
+        moved = self.moved
         shrunk = [(-1, "shrink", "weight")] if self.shrink else []
         return {"momentum": ahead} | ({"nesterov": ahead} if self.nesterov else {}) | {
             "weight": [(1, "weight"), (-1, "lr", moved), *shrunk]}
+
+    @property
+    def moved(self) -> str:
+        """The cast of what the weight moves by."""
+        return next((name for name in ("nesterov", "direction") if getattr(self, name)),
+                    "momentum")
 
     def sum_frac(self, name: str) -> int:
         """The frac of an exact sum: that of its finest term."""
@@ -158,6 +199,17 @@ class UpdateSpec(_Casts):
             zeros = max(getattr(self, name).format.frac - frac, 0)  # which the cast appends
             found[name] = max(high.bit_length(), (-low - 1).bit_length()) + 1 + zeros
         return found
+
+
+def _exact_direction(mu: Cast, momentum: Cast, grad: Cast) -> Format:
+    """The narrowest format of mu * momentum + gradient."""
+    frac = max(mu.format.frac + momentum.format.frac, grad.format.frac)
+    corners = [a * b << frac - mu.format.frac - momentum.format.frac
+               for a in (mu.format.lo, mu.format.hi)
+               for b in (momentum.format.lo, momentum.format.hi)]
+    up = frac - grad.format.frac
+    return Format.holding(min(*corners, -1) + (grad.format.lo << up),
+                          max(corners) + (grad.format.hi << up), frac)
 
 
 @hashed_once

@@ -80,11 +80,11 @@ class _Plan(NamedTuple):
 def _plan(spec: UpdateSpec) -> _Plan:
     ups = {(name, *factors): spec.sum_frac(name) - spec.term_frac(factors)
            for name, terms in spec.sums.items() for _, *factors in terms}
-    moved = "momentum" if spec.nesterov is None else "nesterov"
-    parts = None
-    if any(getattr(spec, name) for name in ("decay", "shrink", "nesterov")):
+    moved, parts = spec.moved, None
+    if any(getattr(spec, name) for name in ("decay", "shrink", "nesterov", "direction")):
         parts = Parts(0, ups.get(("momentum", "decay", "weight"), 0), 0,
-                      ups.get(("weight", "shrink", "weight"), 0), int(spec.nesterov is not None))
+                      ups.get(("weight", "shrink", "weight"), 0),
+                      ("momentum", "nesterov", "direction").index(moved))
     casts = {name: lane_cast(spec.sum_frac(name), getattr(spec, name)) for name in spec.sums}
     return _Plan((ups["momentum", "grad"], ups["momentum", "mu", "momentum"],
                   ups["weight", "weight"], ups["weight", "lr", moved]), parts,
@@ -109,6 +109,8 @@ def _sgd_by_casts(spec: UpdateSpec, state: dict, constants: dict, rands: dict) -
         for sign, *factors in terms:
             product = functools.reduce(mul, (values[factor] for factor in factors))
             total += sign * product << frac - spec.term_frac(factors)
+        if name == "momentum":
+            values["direction"] = total
         with named(name, 0):
             found = cast_full(total, frac, getattr(spec, name), rands[name])
         values[name], outside[name] = found.codes.astype(np.int64), found.outside

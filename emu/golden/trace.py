@@ -207,6 +207,8 @@ def _write_update(writer: VectorWriter, trace: UpdateTrace) -> None:
     _write_cast(writer, CastTrace(f"{name}.momentum", total.form, spec.momentum, total.codes,
                                   trace.new_momentum, trace.rand_momentum, trace.loads_momentum))
     direction = _Codes(trace.new_momentum, spec.momentum.format)
+    if spec.direction is not None:
+        direction = _Codes(total.codes, spec.direction.format)
     if spec.nesterov is not None:
         ahead = _add_product(writer, f"{name}.nesterov", gradient, direction, trace.mu,
                              spec.mu.format)

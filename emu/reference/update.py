@@ -18,16 +18,19 @@ def sgd(weight: int, momentum: int, grad: int, lr: int, mu: int, spec: UpdateSpe
 
         gradient' = grad + decay * weight                   # where `spec` has a decay
         momentum' = cast(mu * momentum + gradient')
-        direction = cast(mu * momentum' + gradient')        # with nesterov, else momentum'
+        direction = cast(mu * momentum' + gradient')        # with nesterov, else momentum', or
+                  = mu * momentum + gradient'               # exactly, where `spec` says so
         weight'   = cast(weight - lr * direction - decay * weight)     # where it has a shrink
     """
     frac = {name: to.format.frac for name, to in vars(spec).items() if isinstance(to, Cast)}
     gradient = [(grad, frac["grad"])]
     if spec.decay is not None:
         gradient.append((decay * weight, frac["decay"] + frac["weight"]))
-    momentum = cast(*_sum((mu * momentum, frac["mu"] + frac["momentum"]), *gradient),
-                    spec.momentum, rand_momentum)
+    exact = _sum((mu * momentum, frac["mu"] + frac["momentum"]), *gradient)
+    momentum = cast(*exact, spec.momentum, rand_momentum)
     direction, of_direction = momentum, frac["momentum"]
+    if spec.direction is not None:
+        direction, of_direction = exact
     if spec.nesterov is not None:
         direction = cast(*_sum((mu * momentum, frac["mu"] + frac["momentum"]), *gradient),
                          spec.nesterov, rand_nesterov)

@@ -11,6 +11,7 @@ from numba import prange
 from emu.engine.kernels.jit import kernel
 from emu.engine.kernels.lanes import fitted, in_lane, rounded
 
+AHEAD, EXACT = 1, 2
 CHUNK = 1 << 12  # weights of one turn of a thread: what is read twice stays in its cache
 
 
@@ -26,7 +27,10 @@ class Step(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The constants of weight decay and Nesterov momentum: 0 where an update has them not."""
+    """The constants of weight decay and of what moves the weight: 0 where an update has them not.
+
+    `ahead` is AHEAD for Nesterov momentum, EXACT where the sum itself is the direction.
+    """
 
     decay: int
     decay_up: int
@@ -124,7 +128,9 @@ def parts_chunk(weight, momentum, grad, rails, step, parts, to_momentum, to_ahea
         code = fitted(whole, to_momentum, rails)
         outside_m = np.add(outside_m, lane(code != whole))
         new_momentum[i] = code
-        if parts.ahead:
+        if parts.ahead == EXACT:
+            code = total
+        if parts.ahead == AHEAD:
             total = np.add(gradient, np.left_shift(np.multiply(mu, code), momentum_up))
             code = fitted(rounded(np.left_shift(total, to_ahead.up), to_ahead, operand(rand_n, i),
                                   rails), to_ahead, rails)
