@@ -7,7 +7,7 @@ import importlib
 
 from emu.affine import Rescale, multiplier_and_shift
 from emu.norm import NormGradSpec, NormSpec, RunningSpec
-from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.number import Cast, ClosedCast, FlagCast, Format, Overflow, Rounding, Rule
 from emu.spec import LayerSpec, MacSpec
 from emu.table import SoftmaxSpec, Table
 from emu.update import BufferSpec, UpdateSpec
@@ -22,9 +22,10 @@ _ENGINE = ("batch_norm", "batch_norm_grad", "cast", "conv2d", "conv2d_grad_input
 _MODULES = ("bounds", "cosim", "engine", "golden", "lab", "nn", "reference")
 
 __all__ = [  # noqa: PLE0604 (the lazy names are strings too)
-    "BufferSpec", "Cast", "Format", "LayerSpec", "MacSpec", "NormGradSpec", "NormSpec", "Overflow",
-    "Rescale", "Rounding", "Rule", "RunningSpec", "SoftmaxSpec", "Table", "UpdateSpec",
-    "multiplier_and_shift", *_ENGINE, *_MODULES, "fixed_scope", "presets"]
+    "BufferSpec", "Cast", "ClosedCast", "FlagCast", "Format", "LayerSpec", "MacSpec",
+    "NormGradSpec", "NormSpec", "Overflow", "Rescale", "Rounding", "Rule", "RunningSpec",
+    "SoftmaxSpec", "Table", "UpdateSpec", "multiplier_and_shift", *_ENGINE, *_MODULES,
+    "fixed_scope", "presets"]
 
 
 def __getattr__(name: str):

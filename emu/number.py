@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -19,9 +19,11 @@ MAX_FRAC = 512  # keeps 2^-frac a normal float64
 MAX_OPERAND = 32  # bits of a MAC operand
 ACC_WIDTHS = (2, 62)  # bits of an accumulator
 MAX_RAND_BITS = 32  # bits of a stochastic operand
-SCALE = re.compile(r"auto:(?P<statistic>max|3sigma|sweep|percentile(?=\d))"
+SCALE = re.compile(r"(?:auto:(?P<statistic>max|shift|3sigma|sweep|percentile(?=\d))"
                    r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?"
-                   r"(?P<margin>(?<=max)\+\d+(?:\.\d+)?(?:e-?\d+)?)?(?P<previous>@previous)?")
+                   r"(?P<margin>(?<=max)\+\d+(?:\.\d+)?(?:e-?\d+)?)?(?P<previous>@previous)?"
+                   r"|f(?P<constant>-?\d+)(?==))(?:=f(?P<read>-?\d+))?")
+KINDS = ("flag", "closed")  # what may stand before a cast
 FIXED = "fixed"  # the scale of a rule that takes the binary point that is stored
 LEARNED = "learned"  # and of one whose binary point follows from a threshold that is trained
 RULE_FRAC = 96  # a rule's exponent register; keeps 2^-frac a normal float32
@@ -226,6 +228,129 @@ class Cast(_Text):
         return Cast(self.format.with_frac(frac), self.rounding, self.overflow, self.rand_bits)
 
 
+class _Kind(_Text):
+    """A cast in a code of its own; `cast` is what it makes of a plain one, `format` its integers.
+
+    In hardware it computes with integers of `format`, like any operand.
+    """
+
+    cast: Cast
+
+    @classmethod
+    def parse(cls, text: str) -> _Kind:
+        """The word of the kind, then a cast."""
+        word, _, rest = str(text).strip().partition(" ")
+        if word != cls.word:
+            raise ValueError(f"{text!r}: write {cls.word}, then a cast such as s8f7 ties_even sat")
+        return cls(Cast.parse(rest))
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.cast}"
+
+    @property
+    def rounding(self) -> Rounding:
+        """That of the cast."""
+        return self.cast.rounding
+
+    @property
+    def overflow(self) -> Overflow:
+        """That of the cast."""
+        return self.cast.overflow
+
+    @property
+    def rand_bits(self) -> int:
+        """That of the cast."""
+        return self.cast.rand_bits
+
+    def with_frac(self, frac: int) -> _Kind:
+        """The same bits and modes, the integers having this frac."""
+        return type(self)(self.cast.with_frac(self.cast.format.frac + frac - self.format.frac))
+
+
+@dataclass(frozen=True, repr=False)
+class FlagCast(_Kind):
+    """A cast of large values, and of what is below its last bit in the same number of bits again.
+
+    With k the magnitude bits of `cast`, a value of at least one code of it is cast by it; a smaller
+    one is rounded to its 2^-k. So a number has two possible last bits and a flag that says which:
+    one bit more than `cast`, where its integers take k more. `emu.reference` packs and unpacks
+    them. A MAC may multiply the bits of `cast` and shift the product by 0 or k: it is the same.
+
+    It is flag-QE2 of WAGEUBN (arXiv 1909.02384; `fe2` in yang-yk/wageubn).
+
+    >>> to = FlagCast.parse("flag s8f7 ties_even sat_sym"); to.format
+    Format.parse('s15f14')
+    """
+
+    cast: Cast
+    word = "flag"
+
+    def __post_init__(self):
+        _check_kind(self, self.cast, (MAX_OPERAND + 1) // 2)
+        if not self.cast.format.signed:
+            raise ValueError(f"{self}: a flagged number has a sign; write "
+                             f"s{self.cast.format.width}")
+
+    @property
+    def low(self) -> int:
+        """The magnitude bits k: by how much the finer of the two last bits is finer."""
+        return self.cast.format.width - 1
+
+    @cached_property
+    def format(self) -> Format:
+        """That of the integers in units of the finer last bit."""
+        form = self.cast.format
+        return Format(form.width + self.low, form.frac + self.low)
+
+    @cached_property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest integer."""
+        low, high = self.cast.range
+        return low << self.low, high << self.low
+
+
+@dataclass(frozen=True, repr=False)
+class ClosedCast(_Kind):
+    """A cast that saturates at powers of two on both sides: [-2^k, 2^k] for k magnitude bits.
+
+    Its integers take one bit more than those of `cast`. So the errors E1 of yang-yk/wageubn are
+    clipped (`fe1` clips to +-1), and the values of nics_fix_pytorch.
+
+    >>> to = ClosedCast.parse("closed s8f7 ties_even sat"); to.format, to.range
+    (Format.parse('s9f7'), (-128, 128))
+    """
+
+    cast: Cast
+    word = "closed"
+
+    def __post_init__(self):
+        _check_kind(self, self.cast, MAX_OPERAND - 1)
+        if self.cast.overflow != Overflow.SAT:
+            raise ValueError(f"{self}: a closed range saturates; write sat")
+
+    @cached_property
+    def format(self) -> Format:
+        """That of the integers."""
+        form = self.cast.format
+        return Format(form.width + 1, form.frac, form.signed)
+
+    @cached_property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest integer."""
+        most = self.cast.format.hi + 1
+        return (-most if self.cast.format.signed else 0), most
+
+
+def _check_kind(kind: _Kind, cast: object, most: int) -> None:
+    check_cast(kind.word, cast)
+    if not 1 + cast.format.signed <= cast.format.width <= most:
+        raise ValueError(f"{kind.word} {cast}: its integers are operands; use "
+                         f"{1 + cast.format.signed} to {most} bits")
+
+
+AnyCast = Cast | FlagCast | ClosedCast
+
+
 @dataclass(frozen=True, repr=False)
 class Rule(_Text):
     """A cast whose binary point is chosen for each tensor, from its codes.
@@ -233,6 +358,8 @@ class Rule(_Text):
     The range is the least power of two that holds a statistic of the tensor x:
 
     - `auto:max`: the largest |x|; `auto:max+1e-5`: and a margin, also for zeros;
+    - `auto:shift`: the nearest power of two to the largest |x|, by their logarithms; that may be
+      exceeded by a factor of sqrt(2) (R of WAGE, arXiv 1802.04680);
     - `auto:3sigma`: |mean| and three standard deviations;
     - `auto:percentile99.9`: the largest |x| but for 0.1 % of them;
     - `auto:sweep`: of the range of `auto:max`, its half and its quarter the one with the least
@@ -242,6 +369,12 @@ class Rule(_Text):
     that cannot look ahead. `emu.reference` defines each statistic exactly. `fixed` chooses nothing:
     it takes the binary point that another rule left for this tensor, and `learned` the one of a
     threshold t that is trained by gradient: the range is the least power of two that holds t.
+
+    With `=f14` at the end the codes are *read* at another binary point than was chosen for them,
+    always this one: so WAGE drops the scale of its errors, and WAGEUBN gives gradients a constant
+    last bit. `f1=f4` is a chosen binary point that is constant too: a shift by a constant.
+
+    `flag` or `closed` before the format make it a `FlagCast` or a `ClosedCast`.
 
     >>> str(Rule.parse("s8 auto:max ties_even sat").cast_for(largest=100, frac=4))
     's8f4 ties_even sat'
@@ -253,6 +386,7 @@ class Rule(_Text):
     rounding: Rounding = Rounding.TO_NEG
     overflow: Overflow = Overflow.WRAP
     rand_bits: int = 0
+    kind: str = ""
 
     def __post_init__(self):
         form = Format(self.width, 0, self.signed)
@@ -263,10 +397,18 @@ class Rule(_Text):
         if self.learned and self.overflow not in (Overflow.SAT, Overflow.SAT_SYM):
             raise ValueError(f"{self}: a threshold is learned by what saturates at it; use sat or "
                              "sat_sym")
+        if self.kind and self.kind not in KINDS:
+            raise unknown("kind of cast", self.kind, KINDS)
+        if self.kind and (self.learned or self.scale.startswith("auto:sweep")):
+            raise ValueError(f"{self}: {self.scale} is of plain casts; use auto:max or auto:shift")
+        self.with_frac(0)  # which checks the kind
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """A format without frac, a scale rule, a rounding and an overflow."""
+        """A kind if any, a format without frac, a scale rule, a rounding and an overflow."""
+        kind, _, rest = str(text).strip().partition(" ")
+        if kind in KINDS:
+            return replace(cls.parse(rest), kind=kind)
         first, scale, *words = str(text).split() if len(str(text).split()) > 1 else (text, "")
         form = Format.parse(first)
         if "f" in first:
@@ -275,12 +417,35 @@ class Rule(_Text):
         return cls(form.width, form.signed, scale, *_parse_modes(words, text))
 
     def __str__(self) -> str:
-        return f"{'s' if self.signed else 'u'}{self.width} {self.scale} {_modes_text(self)}"
+        form = f"{'s' if self.signed else 'u'}{self.width}"
+        return f"{self.kind} {form} {self.scale} {_modes_text(self)}".strip()
+
+    @cached_property
+    def _parts(self) -> Mapping[str, str | None]:
+        """The words of the scale."""
+        return dict.fromkeys(SCALE.groupindex) if self.fixed else SCALE.fullmatch(
+            self.scale).groupdict()
 
     @property
     def statistic(self) -> str:
-        """What of a tensor decides: `max`, `3sigma`, `percentile` or `sweep`."""
-        return SCALE.fullmatch(self.scale)["statistic"]
+        """What of a tensor decides: `max`, `shift`, `3sigma`, `percentile` or `sweep`."""
+        return self._parts["statistic"]
+
+    @property
+    def constant(self) -> int | None:
+        """The binary point, where no tensor decides."""
+        text = self._parts["constant"]
+        return None if text is None else int(text)
+
+    @property
+    def operand(self) -> Format:
+        """The format of the integers in units of their last bit, as a MAC has them."""
+        return self.with_frac(0).format
+
+    def read(self, to: AnyCast) -> Format:
+        """The format at which the codes of `to` are read, one of the casts that this becomes."""
+        text = self._parts["read"]
+        return to.format if text is None else to.format.with_frac(int(text))
 
     @property
     def fixed(self) -> bool:
@@ -295,41 +460,50 @@ class Rule(_Text):
     @property
     def percent(self) -> Fraction:
         """How many percent of a tensor a percentile's range is to hold."""
-        return Fraction(SCALE.fullmatch(self.scale)["percent"])
+        return Fraction(self._parts["percent"])
 
     @property
     def margin(self) -> Fraction:
         """What the largest |x| is raised by, before the range is chosen."""
-        return Fraction(SCALE.fullmatch(self.scale)["margin"] or 0)
+        return Fraction(self._parts["margin"] or 0)
 
     @property
     def previous(self) -> bool:
         """Whether the tensor before the one that is cast decides."""
-        return self.scale.endswith("@previous")
+        return "@previous" in self.scale
 
-    def with_frac(self, frac: int) -> Cast:
-        """The cast this rule becomes once the binary point is known."""
-        return Cast(Format(self.width, frac, self.signed), self.rounding, self.overflow,
-                    self.rand_bits)
+    def with_frac(self, frac: int) -> AnyCast:
+        """The cast this rule becomes once the binary point of its integers is known."""
+        to = Cast(Format(self.width, 0, self.signed), self.rounding, self.overflow, self.rand_bits)
+        if not self.kind:
+            return to.with_frac(frac)
+        return {"flag": FlagCast, "closed": ClosedCast}[self.kind](to).with_frac(frac)
 
-    def stored(self, frac: int | None) -> Cast:
+    def stored(self, frac: int | None) -> AnyCast:
         """The cast of a `fixed` rule; raises ValueError where no binary point is stored."""
         if frac is None:
             raise ValueError(f"{self}: no binary point is stored; train with an auto rule first, "
                              "load a state that has one, or write a format such as s8f4")
         return self.with_frac(frac)
 
-    def cast_for(self, largest: int, frac: int) -> Cast:
+    def cast_for(self, largest: int, frac: int) -> AnyCast:
         """The cast whose range holds a magnitude `largest` > 0 of `frac` fraction bits.
 
+        With `auto:shift` the range is the power of two nearest to it, so it may not: log2 of m is
+        above k + 1/2 where m^2 > 2^(2k + 1), and never equal, that being no square.
         The chosen frac stays within +-96, as the exponent register of real hardware ends too.
         """
+        if self.constant is not None:
+            return self.with_frac(self.constant)
         if largest < 1:
             raise ValueError(f"largest {largest}: zeros choose no binary point; with_frac takes "
                              "the last one")
+        if self.statistic == "shift":
+            floor = largest.bit_length() - 1
+            return self.with_range(floor + (largest * largest >> 2 * floor + 1) - frac)
         return self.with_range((largest - 1).bit_length() - frac)  # its ceil(log2), exactly
 
-    def cast_beyond(self, largest: int, frac: int) -> Cast:
+    def cast_beyond(self, largest: int, frac: int) -> AnyCast:
         """The cast whose range holds the margin and a magnitude `largest` >= 0 of `frac`."""
         bound = Fraction(largest) / Fraction(2) ** frac + self.margin
         # ceil(log2(p / q)) for whole p and q: the least e with p <= q 2^e
@@ -337,9 +511,10 @@ class Rule(_Text):
         e = p.bit_length() - q.bit_length()
         return self.with_range(e if p << max(-e, 0) <= q << max(e, 0) else e + 1)
 
-    def with_range(self, exponent: int) -> Cast:
+    def with_range(self, exponent: int) -> AnyCast:
         """The cast whose range is 2^exponent: [-2^exponent, 2^exponent), or from 0 on."""
-        frac = self.width - self.signed - exponent
+        magnitude = self.width - self.signed  # bits, and as many again below a flag
+        frac = magnitude * (2 if self.kind == "flag" else 1) - exponent
         return self.with_frac(max(-RULE_FRAC, min(RULE_FRAC, frac)))
 
 
@@ -349,9 +524,12 @@ def _scale(text: str) -> str:
         return text
     match = SCALE.fullmatch(text)
     if not match:
-        raise unknown("scale rule", text, ["auto:max", "auto:max+1e-5", "auto:3sigma",
-                                           "auto:percentile99.9", "auto:sweep",
-                                           "and each with @previous", FIXED, LEARNED])
+        raise unknown("scale rule", text, ["auto:max", "auto:max+1e-5", "auto:shift", "auto:3sigma",
+                                           "auto:percentile99.9", "auto:sweep", "each with "
+                                           "@previous, =f7 or both", "f1=f4", FIXED, LEARNED])
+    read = "" if match["read"] is None else f"=f{int(match['read'])}"
+    if match["constant"] is not None:
+        return f"f{int(match['constant'])}{read}"
     name = match["statistic"]
     if match["margin"]:
         margin = Fraction(match["margin"])
@@ -366,7 +544,7 @@ def _scale(text: str) -> str:
         name += f"{int(whole)}.{part}".rstrip("0").rstrip(".")
         if percent == 100:
             name = "max"  # the same hardware
-    return f"auto:{name}{match['previous'] or ''}"
+    return f"auto:{name}{match['previous'] or ''}{read}"
 
 
 def _normalise_modes(value: Cast | Rule, signed: bool, width: int) -> None:
@@ -424,16 +602,17 @@ def check_cast(name: str, value: object) -> None:
                          "'s20 sat'")
 
 
-def parse_cast(value: str | Cast | Rule) -> Cast | Rule:
-    """A Cast or a Rule from its text; a value passes through."""
-    if isinstance(value, Cast | Rule):
+def parse_cast(value: str | AnyCast | Rule) -> AnyCast | Rule:
+    """A cast of any kind or a Rule from its text; a value passes through."""
+    if isinstance(value, AnyCast | Rule):
         return value
     modes = [mode.name.lower() for kind in (Rounding, Overflow) for mode in kind]
-    for word in str(value).split()[1:]:  # a misspelt one counts as what it is most like
+    kind, *words = str(value).split() or [""]
+    for word in words:  # a misspelt one counts as what it is most like
         near = difflib.get_close_matches(word, [FIXED, LEARNED, *modes], 1, 0.65)
-        if word.startswith("auto") or near in ([FIXED], [LEARNED]):
+        if word.startswith("auto") or "=" in word or near in ([FIXED], [LEARNED]):
             return Rule.parse(value)
-    return Cast.parse(value)
+    return {"flag": FlagCast, "closed": ClosedCast}.get(kind, Cast).parse(value)
 
 
 def parse_mapping(text: str) -> dict[str, str]:

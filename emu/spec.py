@@ -14,7 +14,10 @@ from emu.norm_casts import NormCasts
 from emu.number import (
     ACC_WIDTHS,
     MAX_OPERAND,
+    AnyCast,
     Cast,
+    ClosedCast,
+    FlagCast,
     Format,
     Rounding,
     Rule,
@@ -156,37 +159,39 @@ PASS_OPERANDS = {
     "grad_bias": ("error", None),
 }
 ONE = Format(1, 0, signed=False)
-_KINDS = {"update": (UpdateSpec, BufferSpec), "norm": (NormCasts,)}
+_KINDS = {"update": (UpdateSpec, BufferSpec), "norm": (NormCasts,), "mask": (str,)}
 
 
 @dataclass(frozen=True, repr=False)
 class LayerSpec(_Text):
     """What one layer is in hardware; None where the layer has no such tensor.
 
-    A Cast or Rule for x, w, b, y, error, grad_w, grad_b; a MacSpec for each pass; the update; the
-    casts inside a normalising layer. In text a pass may leave out its operands: they follow from
-    the casts of its tensors.
+    A cast or Rule for x, w, b, y, error, grad_w, grad_b; a MacSpec for each pass; the update; the
+    casts inside a normalising layer. Where a cast saturates it stops the gradient, unless `mask` is
+    `all`: then gradients pass everywhere, as in WAGEUBN. In text a pass may leave out its operands:
+    they follow from the casts of its tensors.
     """
 
-    x: Cast | Rule | None = None
-    w: Cast | Rule | None = None
-    b: Cast | Rule | None = None
-    y: Cast | Rule | None = None
-    error: Cast | Rule | None = None
-    grad_w: Cast | Rule | None = None
-    grad_b: Cast | Rule | None = None
+    x: AnyCast | Rule | None = None
+    w: AnyCast | Rule | None = None
+    b: AnyCast | Rule | None = None
+    y: AnyCast | Rule | None = None
+    error: AnyCast | Rule | None = None
+    grad_w: AnyCast | Rule | None = None
+    grad_b: AnyCast | Rule | None = None
     forward: MacSpec | None = None
     grad_input: MacSpec | None = None
     grad_weight: MacSpec | None = None
     grad_bias: MacSpec | None = None
     update: UpdateSpec | BufferSpec | None = None
     norm: NormCasts | None = None
+    mask: str | None = None
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
             kinds = _KINDS.get(field.name, (MacSpec,) if field.name in PASS_OPERANDS
-                               else (Cast, Rule))
+                               else (Cast, FlagCast, ClosedCast, Rule))
             if value is not None and not isinstance(value, kinds):
                 raise ValueError(f"layer {field.name} {value!r}: LayerSpec.parse takes texts; here "
                                  f"give a {' or '.join(kind.__name__ for kind in kinds)}")
@@ -195,6 +200,9 @@ class LayerSpec(_Text):
             if isinstance(value, Rule) and value.learned:
                 raise ValueError(f"{name}: {value}: a gradient's threshold has no gradient of its "
                                  "own to learn by; only x, w, b and y do")
+        if self.mask not in (None, "all"):
+            raise ValueError(f"layer mask {self.mask!r}: write all, or leave it out: gradients "
+                             "then pass where a cast does not saturate")
         for name, operands in PASS_OPERANDS.items():
             mac = getattr(self, name)
             for side, operand in zip("ab", operands, strict=True):
@@ -219,6 +227,8 @@ class LayerSpec(_Text):
                 values[key] = parse_update(value)
             elif key == "norm":
                 values[key] = NormCasts.parse(value)
+            elif key == "mask":
+                values[key] = str(value)
             elif key not in PASS_OPERANDS:
                 values[key] = parse_cast(value)
         casts = cls(**values)
@@ -253,7 +263,7 @@ def _operand_format(layer: LayerSpec, operand: str | None) -> Format | None:
         return ONE
     value = getattr(layer, operand)
     if isinstance(value, Rule):
-        return Format(value.width, 0, value.signed)
+        return value.operand
     return None if value is None else value.format.with_frac(0)
 
 

@@ -95,18 +95,22 @@ class Layer:
         if not isinstance(rule, Rule):
             return rule
         chosen = reference.cast_for(rule, flat(x.codes), x.frac, last)
+        if rule.constant is not None:
+            return chosen
         self.fracs[name] = chosen.format.frac
         return rule.with_frac(last) if rule.previous and last is not None else chosen
 
     def cast(self, name: str, x: Grid, to: Cast | None = None) -> tuple[Grid, list]:
         """The tensor in its cast, and for each value whether its gradient passes."""
+        rule = None if to else getattr(self.spec, name)
         to = to or self.chosen(name, x)
         codes = flat(x.codes)
         rands = self.random(name, to, len(codes))
         pairs = list(zip(codes, rands, strict=True))
-        return (Grid(like([reference.cast(c, x.frac, to, r) for c, r in pairs], x.codes),
-                     to.format.frac),
-                [reference.passes(c, x.frac, to, r) for c, r in pairs])
+        frac = rule.read(to).frac if isinstance(rule, Rule) else to.format.frac
+        everywhere = self.spec is not None and self.spec.mask == "all"
+        return (Grid(like([reference.cast(c, x.frac, to, r) for c, r in pairs], x.codes), frac),
+                [everywhere or reference.passes(c, x.frac, to, r) for c, r in pairs])
 
 
 def masked(x: list, passes: list) -> list:

@@ -51,9 +51,14 @@ def casts(draw, widths=(1, 64), fracs=(-512, 512), stochastic=True):
 def rules(draw):
     """Any rule."""
     form = draw(formats())
-    scale = draw(st.sampled_from(["max", "3sigma", "percentile99.9", "percentile5", "sweep"]))
-    scale = f"auto:{scale}{draw(st.sampled_from(['', '@previous']))}"
-    return Rule(form.width, form.signed, scale, *draw(modes(form.signed, form.width)))
+    scale = draw(st.sampled_from(["max", "shift", "3sigma", "percentile99.9", "percentile5",
+                                  "sweep"]))
+    scale = f"auto:{scale}{draw(st.sampled_from(['', '@previous', '=f14', '@previous=f-3']))}"
+    kind = draw(st.sampled_from(["", "", "", "flag", "closed"]))
+    return or_reject(Rule, width=form.width, signed=form.signed,
+                     scale=draw(st.sampled_from([scale, "f3=f5"])), kind=kind,
+                     **dict(zip(("rounding", "overflow", "rand_bits"),
+                                draw(modes(form.signed, form.width)), strict=True)))
 
 
 @st.composite
@@ -127,7 +132,7 @@ def layers(draw):
             operands = {}
             for side, tensor in zip("ab", sides, strict=True):
                 value = fields[{"e": "error"}.get(tensor, tensor)] if tensor != "1" else one
-                form = getattr(value, "format", value)
+                form = getattr(value, "operand", getattr(value, "format", value))
                 operands[side] = form and Format(form.width, 0, form.signed)
             fields[name] = draw(macs((1, 16), lanes=4, **operands))
     if draw(st.booleans()):

@@ -49,7 +49,8 @@ def test_all_tensors_may_have_rules_at_once():
     assert module.layer.fracs == twin.fracs
 
 
-@pytest.mark.parametrize("scale", ["auto:3sigma", "auto:percentile80", "auto:sweep",
+@pytest.mark.parametrize("scale", ["auto:shift", "auto:shift=f9", "f2=f4", "auto:3sigma",
+                                   "auto:percentile80", "auto:sweep",
                                    "auto:max@previous", "auto:sweep@previous"])
 def test_every_scale_agrees_from_step_to_step(scale):
     spec = hardware(**{name: text.replace("auto:max", scale) for name, text in SIGNED.items()})
@@ -68,6 +69,28 @@ def test_hardware_that_cannot_look_ahead_casts_by_the_tensor_before():
     assert module.layer.fracs == {"y": 8}  # for the next one, and for evaluation
     assert module.eval()(torch.tensor([100.0])).item() == 127 / 256
     assert module.layer.fracs == {"y": 8}
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("error", "flag s5f3 ties_even sat_sym"), ("error", "flag s5 auto:shift stochastic7 sat_sym"),
+    ("error", "closed s5 auto:shift ties_even sat"), ("x", "closed u4f2 ties_even sat"),
+    ("w", "flag s4 auto:max=f9 ties_even wrap"), ("y", "closed s5f2 ties_even sat"),
+    ("grad_w", "flag s6 auto:shift@previous=f3 to_zero sat"), ("b", "closed s5f3 ties_even sat")])
+@pytest.mark.parametrize("mask", ["none", "all"])
+def test_casts_of_other_kinds_agree_in_every_pass(name, text, mask):
+    spec = hardware(**{name: text, "mask": mask})
+    module, twin = fixed_linear(spec), ints.Linear("linear", spec)
+    for _ in range(2):
+        module.zero_grad()
+        assert passed(module, X, GRAD) == expected(twin, X, GRAD, W, B)
+    assert module.layer.fracs == twin.fracs or "auto" not in text
+
+
+def test_a_mask_for_all_lets_gradients_pass_what_saturates():
+    specs = [hardware(x="s3f2 ties_even sat", mask=mask) for mask in ("none", "all")]
+    assert passed(fixed_linear(specs[0]), X, GRAD) != passed(fixed_linear(specs[1]), X, GRAD)
+    with pytest.raises(ValueError, match="layer mask 'some': write all, or leave it out"):
+        hardware(mask="some")
 
 
 @pytest.mark.parametrize("modes", ["to_neg wrap", "stochastic6 sat", "ties_even sat_zero"])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, dtype_of, flattened
+from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrowed
 from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
@@ -14,7 +14,16 @@ from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
 from emu.engine.kernels.quantize import float_lanes, grid_codes, off_grid, quantize_lanes
 from emu.engine.monitor import watching
 from emu.engine.watched import watch_cast
-from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding
+from emu.number import (
+    MAX_FRAC,
+    AnyCast,
+    Cast,
+    ClosedCast,
+    FlagCast,
+    Format,
+    Overflow,
+    Rounding,
+)
 
 NONE = np.empty(0, np.uint32)  # the operands of a cast that takes none
 NOBODY = np.empty(0, np.bool_)  # nobody looks at what was inside
@@ -29,7 +38,7 @@ class Casted(NamedTuple):
     outside: int
 
 
-def cast(codes, frac: int, to: Cast, rand=None, loads=None) -> np.ndarray:
+def cast(codes, frac: int, to: AnyCast, rand=None, loads=None) -> np.ndarray:
     """Codes with `frac` fraction bits as codes of `to`, in the smallest sufficient dtype.
 
     STOCHASTIC takes an operand of `to.rand_bits` bits for each element: `rand`, of the shape of
@@ -41,22 +50,23 @@ def cast(codes, frac: int, to: Cast, rand=None, loads=None) -> np.ndarray:
     return _cast(codes, frac, to, rand, loads, masked=False).codes
 
 
-def cast_full(codes, frac: int, to: Cast, rand=None, loads=None) -> Casted:
+def cast_full(codes, frac: int, to: AnyCast, rand=None, loads=None) -> Casted:
     """`cast`, with the overflow of every element."""
     return _cast(codes, frac, to, rand, loads, masked=True)
 
 
-def passes(codes, frac: int, to: Cast, rand=None) -> np.ndarray:
+def passes(codes, frac: int, to: AnyCast, rand=None) -> np.ndarray:
     """The straight-through gradient of the cast: False where saturation changed the value."""
     found = cast_full(codes, frac, to, rand)
     return np.ones_like(found.inside) if to.overflow == Overflow.WRAP else found.inside
 
 
-def _cast(codes, frac: int, to: Cast, rand, loads, masked: bool) -> Casted:
+def _cast(codes, frac: int, to: AnyCast, rand, loads, masked: bool) -> Casted:
     x = as_codes(codes, "codes", dtype=None)
+    compute = {FlagCast: _flagged, ClosedCast: _closed}.get(type(to), unwatched)
     if (scope := watching()) is None:
-        return unwatched(x, frac, to, rand, loads, masked)
-    found = unwatched(x, frac, to, rand, loads, masked=True)
+        return compute(x, frac, to, rand, loads, masked)
+    found = compute(x, frac, to, rand, loads, masked=True)
     watch_cast(scope, "cast", x.astype(np.int64), frac, to, found.codes, found.inside)
     return found
 
@@ -97,6 +107,32 @@ def unwatched(x: np.ndarray, frac: int, to: Cast, rand=None, loads=None, masked:
         outside = launch(cast_lanes, CAST * x.size, flat, plan.cast, plan.rails, operands,
                          out.reshape(-1), inside.reshape(-1))
     return Casted(out.astype(plan.result, copy=False), inside, outside)
+
+
+def _flagged(x: np.ndarray, frac: int, to: FlagCast, rand, loads, masked: bool) -> Casted:
+    """Two casts with the same operands, and a choice between them."""
+    check_width(to.format)
+    x = x.astype(np.int64)
+    shift = max(frac - to.cast.format.frac, 0)
+    magnitude = np.abs(x).view(np.uint64)  # that of the least code too
+    is_coarse = magnitude >> np.uint64(min(shift, 63)) > (0 if shift < 64 else 1)
+    rand = operands_of(to.cast, x.shape, rand, loads).reshape(x.shape) if to.rand_bits else None
+    coarse = unwatched(np.where(is_coarse, x, 0), frac, to.cast, rand, masked=masked)
+    finer = Cast(to.format, to.rounding, Overflow.SAT, to.rand_bits)  # what is small fits
+    fine = unwatched(np.where(is_coarse, 0, x), frac, finer, rand)
+    codes = np.where(is_coarse, coarse.codes.astype(np.int64) << to.low, fine.codes)
+    return Casted(narrowed(codes, to.format), coarse.inside, coarse.outside)
+
+
+def _closed(x: np.ndarray, frac: int, to: ClosedCast, rand, loads, masked: bool) -> Casted:
+    """A cast to twice the range, cut at the powers of two."""
+    check_width(to.format)
+    wide = Cast(Format(to.format.width + 2, to.format.frac), to.rounding, Overflow.SAT,
+                to.rand_bits)
+    whole = unwatched(x, frac, wide, rand, loads).codes
+    codes = np.clip(whole, *to.range)
+    inside = codes == whole
+    return Casted(narrowed(codes, to.format), inside, int(inside.size - inside.sum()))
 
 
 def operands_of(to: Cast, shape: tuple, rand=None, loads=None) -> np.ndarray:
@@ -146,7 +182,7 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
     return out, frac
 
 
-def encode_for(x, to: Cast) -> tuple[np.ndarray, int]:
+def encode_for(x, to: AnyCast) -> tuple[np.ndarray, int]:
     """Floats as (int64 codes, frac) from which the cast `to` gives its exact result.
 
     Up to 34 bits below `to` are kept as they are (fewer for wide formats), the rest as one
@@ -161,7 +197,7 @@ def encode_for(x, to: Cast) -> tuple[np.ndarray, int]:
     return encode(x, to.format.frac + guard, wraps=to.overflow == Overflow.WRAP)
 
 
-def quantize(x, to: Cast, rand=None) -> np.ndarray:
+def quantize(x, to: AnyCast, rand=None) -> np.ndarray:
     """Floats to codes of `to`, rounded once, from their exact binary values.
 
     >>> quantize(np.array([0.5, 1.49, -3.0]), Cast.parse("s4f1 ties_even sat"))
@@ -170,10 +206,10 @@ def quantize(x, to: Cast, rand=None) -> np.ndarray:
     return cast(*encode_for(x, to), to, rand)
 
 
-def quantize_full(x, to: Cast, rand=None, loads=None) -> Casted:
+def quantize_full(x, to: AnyCast, rand=None, loads=None) -> Casted:
     """`cast_full` of what `encode_for` gives, in one pass where that is exact."""
     floats = np.asarray(x)
-    if watching() is None:
+    if watching() is None and isinstance(to, Cast):
         for rails, scale, limit, c in _scales(to, floats.dtype):
             operands = operands_of(to, floats.shape, rand, loads)
             out = np.empty(floats.shape, dtype_of(to.format))

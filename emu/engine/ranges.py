@@ -8,13 +8,13 @@ from emu.engine.arrays import as_codes, check_width, flattened, largest
 from emu.engine.casts import encode, unwatched
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.ranges import CHUNK, squared_digits
-from emu.number import MAX_FRAC, RULE_FRAC, Cast, Rounding, Rule
+from emu.number import MAX_FRAC, RULE_FRAC, AnyCast, Cast, Rounding, Rule
 
 FLOAT_BITS = 60  # of the largest of an array of floats, where a statistic looks at all of them
 DIGITS = (0, 32, 32 + 1, 64 + 1, 64, 96)  # exponents of the sums of `squared_digits`
 
 
-def cast_for(rule: Rule, x, last: int | None) -> Cast:
+def cast_for(rule: Rule, x, last: int | None) -> AnyCast:
     """The cast a rule becomes for floats `x`; a zero tensor keeps the frac `last` (or takes 0).
 
     Like `cast_for_codes`, this looks at the tensor itself whether or not the rule is for the
@@ -22,10 +22,12 @@ def cast_for(rule: Rule, x, last: int | None) -> Cast:
     """
     if rule.fixed:
         return rule.stored(last)
+    if rule.constant is not None:
+        return rule.with_frac(rule.constant)
     most = float(np.max(np.abs(x), initial=0.0))
     if not math.isfinite(most) or not (most or rule.margin):  # encode refuses what is not finite
         return rule.with_frac(0 if last is None else last)
-    if rule.statistic != "max":
+    if rule.statistic not in ("max", "shift"):
         limit = min(MAX_FRAC, FLOAT_BITS - math.frexp(most)[1])
         return cast_for_codes(rule, *encode(x, limit), last)
     numerator, denominator = most.as_integer_ratio()
@@ -33,10 +35,12 @@ def cast_for(rule: Rule, x, last: int | None) -> Cast:
     return choose(numerator, denominator.bit_length() - 1)
 
 
-def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> Cast:
+def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> AnyCast:
     """The cast a rule becomes for codes of `frac` fraction bits; zeros keep the frac `last`."""
     if rule.fixed:
         return rule.stored(last)
+    if rule.constant is not None:
+        return rule.with_frac(rule.constant)
     codes = as_codes(codes, "codes", dtype=None)
     most = largest(codes)
     if rule.margin:
@@ -44,7 +48,7 @@ def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -
     if not most:
         return rule.with_frac(0 if last is None else last)
     match rule.statistic:
-        case "max": return rule.cast_for(most, frac)
+        case "max" | "shift": return rule.cast_for(most, frac)
         case "3sigma": return _three_sigma(rule, codes, frac)
         case "percentile": return rule.cast_for(_percentile(codes, rule) or most, frac)
         case "sweep": return _sweep(rule, codes, frac, most)

@@ -134,7 +134,7 @@ def _settled(layer: Layer, name: str, codes: np.ndarray, form: Format) -> tuple[
         raise ValueError(f"layer {layer.site!r}: {name} {to} is finer than a quotient, of frac "
                          f"{form.frac}; use a smaller frac")
     found = layer.backend.cast(layer.place(f"fold.{name}", False), codes, form, to)
-    return Codes(found.codes, to.format, norm.inside_of(found.inside, to)), to
+    return Codes(found.codes, to.format, norm.inside_of(layer, False, found.inside, to)), to
 
 
 def fold(model: torch.nn.Module, pairs: Iterable[tuple[str, str]] | None = None

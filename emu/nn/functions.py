@@ -28,13 +28,14 @@ from emu.nn.ops import (
 from emu.spec import LayerSpec
 
 ALL = tuple(f.name for f in fields(LayerSpec) if f.name != "norm")
-PRODUCT = ("x", "w", "y", "error", "forward", "grad_input", "grad_weight")  # of two activations
-CAST = ("x", "y", "error")
-NORM = ("x", "w", "b", "y", "error", "grad_w", "grad_b", "norm", "update")
-LOOKUP = ("x", "w", "y", "error")  # w: the entries of a slope, or of exp
+PRODUCT = ("x", "w", "y", "error", "forward", "grad_input", "grad_weight",
+           "mask")  # of two activations
+CAST = ("x", "y", "error", "mask")
+NORM = ("x", "w", "b", "y", "error", "grad_w", "grad_b", "norm", "update", "mask")
+LOOKUP = ("x", "w", "y", "error", "mask")  # w: the entries of a slope, or of exp
 NONE = ()
-SUM = ("x", "y", "error", "grad_w")
-PAIR = ("x", "w", "y", "error", "grad_w")
+SUM = ("x", "y", "error", "grad_w", "mask")
+PAIR = ("x", "w", "y", "error", "grad_w", "mask")
 
 
 class Entry(NamedTuple):

@@ -17,7 +17,7 @@ from emu.nn import border, tape
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Site
 from emu.nn.replay import current
-from emu.number import Cast, Format, Overflow, Rule
+from emu.number import AnyCast, Cast, Format, Overflow, Rule
 from emu.spec import LayerSpec, MacSpec
 
 STATEFUL = "auto:", "stochastic", "fixed", "learned"  # words of settings with state
@@ -162,7 +162,7 @@ class Layer:
                 value, Place(self.site, name, training, axis), f"{self.site}.{name}")
         return found
 
-    def cast_of(self, name: str, training: bool) -> Cast | Rule | None:
+    def cast_of(self, name: str, training: bool) -> AnyCast | Rule | None:
         """The cast or rule of one tensor in this phase, None where it leaves as it is."""
         return self.port(name, training).value
 
@@ -184,7 +184,7 @@ class Layer:
         to, place, label = self.port(name, training)
         floats = border.to_numpy(tensor, label)
         chosen = None
-        if not isinstance(to, Cast):
+        if to is None or isinstance(to, Rule):
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
                 rule, floats, last))
         try:
@@ -196,12 +196,12 @@ class Layer:
         if self._notes(name, training):
             tape.note(label, _setting(name), tensor, *engine.encode_for(floats, to), found, to)
             return Codes(found.codes, to.format, None)
-        return _codes(found, to)
+        return self._codes(name, found, to, training)
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
         to, place, label = self.port(name, training)
-        if not isinstance(to, Cast):
+        if to is None or isinstance(to, Rule):
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
                 rule, codes, form.frac, last))
             if chosen is not None:
@@ -210,7 +210,7 @@ class Layer:
         if self._notes(name, training):
             tape.note(label, _setting(name), None, codes, form.frac, found, to)
             return Codes(found.codes, to.format, None)
-        return _codes(found, to)
+        return self._codes(name, found, to, training)
 
     def _notes(self, name: str, training: bool) -> bool:
         to = self.port(name, training).value
@@ -222,10 +222,12 @@ class Layer:
             return Codes(codes, form, None)
         return self.requantise(name, codes, form, training)
 
-    def _choose(self, name: str, training: bool, choose) -> tuple[Cast, int | None]:
+    def _choose(self, name: str, training: bool, choose) -> tuple[AnyCast, int | None]:
         """(the cast that the spec's rule becomes, the frac to keep): see `Layer`."""
         rule = self.port(name, training).value or self._missing(
             name, "a cast such as 's8f4 ties_even sat'")
+        if rule.constant is not None:
+            return rule.with_frac(rule.constant), None
         last = self.stored(name, rule)
         if rule.learned and last is None:
             return self._begin(name, rule, training, choose), None
@@ -262,6 +264,17 @@ class Layer:
                 threshold.data.fill_(exponent - 0.5)
         return one
 
+    def _codes(self, name: str, found: engine.Casted, to: AnyCast, training: bool) -> Codes:
+        """What a cast gave, at the format where its rule has it read."""
+        rule = self.port(name, training).value
+        return Codes(found.codes, rule.read(to) if isinstance(rule, Rule) else to.format,
+                     self.passes(found.inside if found.outside else None, to, training))
+
+    def passes(self, inside: np.ndarray | None, to: AnyCast, training: bool) -> np.ndarray | None:
+        """Where gradients pass a cast that was `inside` its range there (None: everywhere)."""
+        spec = self.spec if training else self.evaluation
+        return None if spec.mask == "all" or to.overflow == Overflow.WRAP else inside
+
     def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, form: Format,
                training: bool) -> Codes:
         """Codes (..., H, W) of `form` over whole divisors (H, W), in the spec's cast `name`."""
@@ -271,7 +284,11 @@ class Layer:
                              "power of two, which needs a fixed binary point; give it a Cast")
         if to is None:
             self._missing(name, "a cast")
-        return _codes(self.backend.divide(place, codes, divisor, form, to), to)
+        if not isinstance(to, Cast):
+            raise ValueError(f"layer {self.site!r}: {name} {to}: a division rounds to one grid; "
+                             "give it a plain cast")
+        found = self.backend.divide(place, codes, divisor, form, to)
+        return self._codes(name, found, to, training)
 
     def preload(self, bias: Codes, mac: MacSpec, frac: int, training: bool) -> Codes:
         """Bias codes as codes of the accumulator, by a cast with the bias's own modes.
@@ -279,10 +296,10 @@ class Layer:
         Gradients pass where they pass both casts.
         """
         to = _preloading(self.cast_of("b", training), mac.result.format.with_frac(frac))
-        found = _codes(self.backend.cast(self.place("preload", training), bias.codes, bias.form,
-                                         to), to)
-        both = [p for p in (bias.passes, found.passes) if p is not None]
-        return found._replace(passes=np.logical_and.reduce(both)) if both else found
+        cast = self.backend.cast(self.place("preload", training), bias.codes, bias.form, to)
+        passes = self.passes(cast.inside if cast.outside else None, to, training)
+        both = [p for p in (bias.passes, passes) if p is not None]
+        return Codes(cast.codes, to.format, np.logical_and.reduce(both) if both else None)
 
 
 def _setting(name: str) -> str:

@@ -26,7 +26,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from emu.number import Cast, Format, Rule, _Text, parse_cast, parse_mapping, unknown
+from emu.number import (
+    AnyCast,
+    Cast,
+    ClosedCast,
+    FlagCast,
+    Format,
+    Rule,
+    _Text,
+    parse_cast,
+    parse_mapping,
+    unknown,
+)
 from emu.spec import LayerSpec
 
 PHASES = ("training", "evaluation")
@@ -90,8 +101,9 @@ def _text(parse, kinds, about: str, examples: list[str]):
 FORMAT = _text(Format.parse, Format, "a format", ["s8", "u8f4"])
 CAST = _text(Cast.parse, Cast, "a format, a rounding and an overflow",
              ["s8f4 ties_even sat", "s20 sat"])
-TENSOR = _text(parse_cast, Cast | Rule, "a cast, or a format without frac and the rule that "
-               "chooses it", ["s8f4 ties_even sat", "s8 auto:max ties_even sat", "s8 fixed"])
+TENSOR = _text(parse_cast, AnyCast | Rule, "a cast, or a format without frac and the rule that "
+               "chooses it", ["s8f4 ties_even sat", "s8 auto:max ties_even sat", "s8 fixed",
+                              "flag s8 auto:shift ties_even sat_sym"])
 
 
 def _truth(value: Any) -> bool:
@@ -110,9 +122,9 @@ def _none(value: Any) -> Any:
 def _type(hint: Any):
     """The pydantic type of a spec's field."""
     options = [x for x in (typing.get_args(hint) or (hint,)) if x is not types.NoneType]
-    known = {(Format,): FORMAT, (Cast,): CAST, (Cast, Rule): TENSOR,
+    known = {(Format,): FORMAT, (Cast,): CAST, (Cast, FlagCast, ClosedCast, Rule): TENSOR,
              (bool,): BOOL}
-    specs = [x for x in options if is_dataclass(x) and x not in (Format, Cast, Rule)]
+    specs = [x for x in options if is_dataclass(x) and tuple(options) not in known]
     return known.get(tuple(options)) or (partial(*specs) if specs else options[0])
 
 

@@ -18,7 +18,7 @@ from emu.engine import narrowed
 from emu.nn import border
 from emu.nn.layer import Layer
 from emu.nn.scope import Region
-from emu.number import Cast, Format, Rule
+from emu.number import AnyCast, Cast, Format, Rule
 from emu.spec import LayerSpec
 
 KEY = "_extra_state"  # torch's
@@ -65,10 +65,10 @@ def _formats(layer: Layer) -> dict[str, str]:
     found = {}
     for field in fields(LayerSpec):
         value = getattr(layer.spec, field.name) or getattr(layer.evaluation, field.name)
-        if isinstance(value, Cast):
+        if isinstance(value, AnyCast):
             found[field.name] = str(value.format)
         elif isinstance(value, Rule):
-            found[field.name] = str(value).split()[0]
+            found[field.name] = str(value.operand).partition("f")[0]
     if layer.spec.update is not None:
         found["master"] = str(layer.spec.update.weight.format)
     return found

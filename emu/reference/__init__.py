@@ -11,6 +11,8 @@ from emu.reference.casts import (
     cast,
     divide,
     fit,
+    flag_pack,
+    flag_unpack,
     overflows,
     passes,
     quantize,
@@ -52,7 +54,7 @@ from emu.reference.pool import (
     max_pool2d,
     max_pool2d_grad,
 )
-from emu.reference.ranges import cast_for, float_codes
+from emu.reference.ranges import cast_by, cast_for, float_codes
 from emu.reference.sums import (
     bias_grad,
     bias_grad_terms,
@@ -73,13 +75,13 @@ __all__ = [
     "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount", "Statistics",
     "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "add", "aligned_sum",
     "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "bias_grad",
-    "bias_grad_terms", "buffered_sgd", "cast", "cast_account", "cast_for", "clip", "conv2d",
-    "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
+    "bias_grad_terms", "buffered_sgd", "cast", "cast_account", "cast_by", "cast_for", "clip",
+    "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
     "conv2d_grad_weight_terms", "conv2d_terms", "cross_entropy", "divide", "dot", "dot_steps",
-    "fit", "fitted_values", "float_codes", "frozen_norm", "lfsr_draw", "load_words", "lookup",
-    "lookup_grad", "matmul", "matmul_terms", "max_pool2d", "max_pool2d_grad", "norm_divisor",
-    "norm_shift", "norm_statistics", "norm_xhat", "overflows", "passes", "quantize",
-    "random_operands", "relu", "relu_grad", "rescale", "root", "round_divide", "round_shift",
-    "running_norm", "sgd", "softmax", "table_entries", "threshold_grad", "threshold_step",
-    "watch_cast", "watch_divide", "watch_dot",
+    "fit", "fitted_values", "flag_pack", "flag_unpack", "float_codes", "frozen_norm", "lfsr_draw",
+    "load_words", "lookup", "lookup_grad", "matmul", "matmul_terms", "max_pool2d",
+    "max_pool2d_grad", "norm_divisor", "norm_shift", "norm_statistics", "norm_xhat", "overflows",
+    "passes", "quantize", "random_operands", "relu", "relu_grad", "rescale", "root", "round_divide",
+    "round_shift", "running_norm", "sgd", "softmax", "table_entries", "threshold_grad",
+    "threshold_step", "watch_cast", "watch_divide", "watch_dot",
 ]

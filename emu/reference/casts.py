@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from emu.number import Cast, Overflow, Rounding
+from emu.number import AnyCast, Cast, ClosedCast, FlagCast, Overflow, Rounding
 
 
 def _round_up(rest: int, whole: int, floor: int, negative: bool, rounding: Rounding) -> bool:
@@ -47,7 +47,7 @@ def round_shift(x: int, n: int, to: Cast, rand: int | None = None) -> int:
     return floor + (rest + (rand << n >> to.rand_bits) >= 1 << n)
 
 
-def overflows(x: int, to: Cast) -> bool:
+def overflows(x: int, to: Cast | ClosedCast) -> bool:
     """Whether the rounded x is outside the range of `to`'s overflow mode."""
     lo, hi = to.range
     return not lo <= x <= hi
@@ -62,13 +62,58 @@ def fit(x: int, to: Cast) -> int:
         case Overflow.SAT_ZERO: return x if lo <= x <= hi else 0
 
 
-def cast(x: int, frac: int, to: Cast, rand: int | None = None) -> int:
+def cast(x: int, frac: int, to: AnyCast, rand: int | None = None) -> int:
     """A code with `frac` fraction bits as a code of `to`.
 
     >>> [cast(x, 4, Cast.parse("s4 ties_even sat")) for x in (24, 40, -24, 900)]
     [2, 2, -2, 7]
     """
+    if isinstance(to, FlagCast):
+        return _flag_cast(x, frac, to, rand)
+    if isinstance(to, ClosedCast):
+        low, high = to.range
+        return max(low, min(high, round_shift(x, frac - to.format.frac, to.cast, rand)))
     return fit(round_shift(x, frac - to.format.frac, to, rand), to)
+
+
+def _is_coarse(x: int, frac: int, to: FlagCast) -> bool:
+    """Whether |x| * 2^-frac is at least one code of the cast in `to`."""
+    n = frac - to.cast.format.frac
+    return abs(x) << max(-n, 0) >= 1 << max(n, 0)
+
+
+def _flag_cast(x: int, frac: int, to: FlagCast, rand: int | None) -> int:
+    """The integer of a flagged cast, in units of the finer last bit.
+
+    Below one code of the coarse cast the rounded value is 2^k of these at most, which is that code.
+    """
+    if _is_coarse(x, frac, to):
+        return cast(x, frac, to.cast, rand) << to.low
+    return round_shift(x, frac - to.format.frac, to.cast, rand)
+
+
+def flag_pack(code: int, to: FlagCast) -> int:
+    """The bits that hold an integer of `to`: the flag on top, below it a code of its cast.
+
+    The flag is 1 where the code counts coarse units, 2^k of the integer's.
+
+    >>> [f"{flag_pack(code, FlagCast.parse('flag s8 ties_even sat_sym')):09b}" for code in
+    ...  (127 << 7, -1 << 7, 127, -3, 0)]
+    ['101111111', '111111111', '001111111', '011111101', '000000000']
+    """
+    coarse, rest = divmod(code, 1 << to.low)
+    flag = abs(code) >> to.low > 0
+    if not to.format.lo <= code <= to.format.hi or (flag and rest):
+        raise ValueError(f"code {code}: is none of {to}; cast it first")
+    width = to.cast.format.width
+    return (flag << width) + ((coarse if flag else code) % (1 << width))
+
+
+def flag_unpack(bits: int, to: FlagCast) -> int:
+    """The integer that the bits hold."""
+    form = to.cast.format
+    flag, code = divmod(bits, 1 << form.width)
+    return ((code - form.lo) % (1 << form.width) + form.lo) << (to.low if flag else 0)
 
 
 def add(a: int, a_frac: int, b: int, b_frac: int, to: Cast, rand: int | None = None) -> int:
@@ -82,13 +127,15 @@ def aligned_sum(a: int, a_frac: int, b: int, b_frac: int) -> tuple[int, int]:
     return (a << frac - a_frac) + (b << frac - b_frac), frac
 
 
-def passes(x: int, frac: int, to: Cast, rand: int | None = None) -> bool:
+def passes(x: int, frac: int, to: AnyCast, rand: int | None = None) -> bool:
     """The straight-through gradient of the cast: False where saturation changed the value."""
+    if isinstance(to, FlagCast):
+        return not _is_coarse(x, frac, to) or passes(x, frac, to.cast, rand)
     rounded = round_shift(x, frac - to.format.frac, to, rand)
     return to.overflow == Overflow.WRAP or not overflows(rounded, to)
 
 
-def quantize(x: float, to: Cast, rand: int | None = None) -> int:
+def quantize(x: float, to: AnyCast, rand: int | None = None) -> int:
     """The float border: a finite float is a fraction over a power of two, cast exactly."""
     if not isfinite(x):
         raise ValueError(f"{x} is not finite; codes hold numbers only")

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from math import floor, isfinite
 
-from emu.number import MAX_FRAC, RULE_FRAC, Cast, Format, Overflow, Rounding, Rule
+from emu.number import MAX_FRAC, RULE_FRAC, AnyCast, Cast, Format, Overflow, Rounding, Rule
 from emu.reference.casts import cast, quantize
 
 FLOAT_BITS = 60  # of the largest of a tensor of floats
 
 
-def cast_for(rule: Rule, codes: list[int], frac: int, last: int | None = None) -> Cast:
+def cast_by(rule: Rule, codes: list[int], frac: int, last: int | None = None,
+            rand: list[int] | None = None) -> tuple[list[int], Format]:
+    """(codes, the format at which they are read) of a tensor in the cast that a rule chooses.
+
+    With a rule that reads its codes elsewhere this is the constant quantisation of WAGEUBN and the
+    errors and gradients of WAGE (`CQ`, `QE`, `QG`): the direction is kept, the scale dropped. The
+    official codes round stochastically on the magnitude, here floor and dither decide: up with
+    the probability of the dropped part, which away from zero with that of the magnitude's is.
+
+    >>> cast_by(Rule.parse("s4 auto:shift=f14 ties_even sat_sym"), [-12, 5, 3, 0], 9)
+    ([-6, 2, 2, 0], Format.parse('s4f14'))
+    """
+    to = cast_for(rule, codes, frac, last)
+    return [cast(x, frac, to, rand and rand[i]) for i, x in enumerate(codes)], rule.read(to)
+
+
+def cast_for(rule: Rule, codes: list[int], frac: int, last: int | None = None) -> AnyCast:
     """The cast that a rule chooses by looking at codes of `frac` fraction bits.
 
-    The range is the least 2^e that holds the statistic. Zeros choose nothing, unless there is a
-    margin: the frac stays at `last`, that of the tensor before, or 0 where there was none. A rule
-    that says `@previous`
-    chooses in the same way, but for the tensor that follows; the first one is looked at.
+    The range is the least 2^e that holds the statistic (`auto:shift`: the nearest one). Zeros
+    choose nothing, unless there is a margin: the frac stays at `last`, that of the tensor before,
+    or 0 where there was none. A rule that says `@previous` chooses in the same way, but for the
+    tensor that follows; the first one is looked at.
 
     The statistics are those of nics_fix_pytorch (`quant.py`: RANGE_MAX, RANGE_3SIGMA,
     RANGE_MAX_TENPERCENT, which is percentile90, RANGE_SWEEP), on exact integers and with squared
@@ -28,13 +44,15 @@ def cast_for(rule: Rule, codes: list[int], frac: int, last: int | None = None) -
     """
     if rule.fixed:
         return rule.stored(last)
+    if rule.constant is not None:
+        return rule.with_frac(rule.constant)
     largest = max(map(abs, codes), default=0)
     if rule.margin:
         return rule.cast_beyond(largest, frac)
     if not largest:
         return rule.with_frac(0 if last is None else last)
     match rule.statistic:
-        case "max": return rule.cast_for(largest, frac)
+        case "max" | "shift": return rule.cast_for(largest, frac)
         case "3sigma": return _three_sigma(rule, codes, frac)
         case "percentile": return rule.cast_for(_percentile(codes, rule) or largest, frac)
         case "sweep": return _sweep(rule, codes, frac)

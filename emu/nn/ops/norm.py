@@ -20,7 +20,7 @@ from emu.nn.ops.contract import folded, masked
 from emu.nn.ops.table import received
 from emu.norm import NormSpec
 from emu.norm_casts import ONE, NormCasts, parameter_cast, scaled_error
-from emu.number import MAX_OPERAND, Cast, Format, Overflow
+from emu.number import MAX_OPERAND, Cast, Format
 
 
 class _Normed(Operation):
@@ -107,9 +107,9 @@ def move(layer: Layer, training: bool, buffers: tuple, batch: engine.Statistics,
                                       f"{layer.site}.running_{name}"))
 
 
-def inside_of(inside: np.ndarray, to: Cast) -> np.ndarray | None:
+def inside_of(layer: Layer, training: bool, inside: np.ndarray, to: Cast) -> np.ndarray | None:
     """Where gradients pass a cast."""
-    return None if to.overflow == Overflow.WRAP or inside.all() else inside
+    return layer.passes(None if inside.all() else inside, to, training)
 
 
 class _BatchNorm(_Normed):
@@ -135,7 +135,7 @@ class _BatchNorm(_Normed):
                 move(layer, training, self.running, found, self.momentum, spec)
         out = layer.backend.batch_norm(place, self.x.codes, mean, self.var, self.gamma.codes,
                                        self.beta.codes, spec)
-        self.xhat, self.inside = out.xhat, inside_of(out.inside_xhat, spec.xhat)
+        self.xhat, self.inside = out.xhat, inside_of(layer, training, out.inside_xhat, spec.xhat)
         return self._left(layer, training, out.y, spec.y.format)
 
     def backward(self, layer, training, gradient, needs):
@@ -172,7 +172,7 @@ class _RowNorm(_Normed):
         found = layer.backend.norm_statistics(place, codes, spec)
         out = layer.backend.batch_norm(place, codes, found.mean, found.var, ones, 0 * ones, spec)
         self.var, self.xhat = found.var, out.xhat.reshape(x.shape).astype(np.int64)
-        self.inside = inside_of(out.inside_xhat, spec.xhat)
+        self.inside = inside_of(layer, training, out.inside_xhat, spec.xhat)
         form = self._spec(layer, self.gamma.form, self.beta.form).y.format
         product = self._against(self.gamma) * self.xhat
         y = ((product << form.frac - spec.xhat.format.frac - self.gamma.form.frac)
