@@ -1,9 +1,9 @@
 """Networks whose every sum runs on the hardware: torch modules over the integer engine.
 
 `fix(model, config)` turns a float model into one; `fixed_scope(config)` runs any model so; `SGD`
-updates its codes, `FloatMasters` brings any other optimizer; `audit()` proves that no float sum
-slips by. `emu.nn.X` is the fixed version of any module `torch.nn.X`. Needs torch, which the extra
-`emu[train]` installs.
+updates its codes, `FloatMasters` brings any other optimizer; a `Strategy` is a user's code around
+casts; `audit()` proves that no float sum slips by. `emu.nn.X` is the fixed version of any module
+`torch.nn.X`. Needs torch, which the extra `emu[train]` installs.
 """
 
 try:
@@ -35,14 +35,17 @@ from emu.nn.optim import SGD
 from emu.nn.owners import master_codes
 from emu.nn.report import Row, table
 from emu.nn.state import fix_state_dict, load_fix_state_dict
+from emu.nn.strategies import AccumulationStrategy, NoiseStrategy, WeightGradSaver
+from emu.nn.strategy import Strategies, Strategy
 from emu.nn.thresholds import Freezer, freeze_thresholds, log2_of, share_thresholds, thresholds
 
-__all__ = ["SGD", "Activation", "Backend", "Config", "ConvBN", "FixedScope", "FloatMasters",
-           "FloatSum", "Freezer", "Hardware", "Layer", "Place", "Row", "Site", "audit",
-           "cross_entropy", "fix", "fix_state_dict", "fixed_scope", "fold", "freeze_thresholds",
-           "host", "is_exact", "layers", "load_fix_state_dict", "log2_of", "master_codes",
-           "register_fix_module", "share_thresholds", "table", "thresholds", "to_grid",
-           "use_backend"]
+__all__ = ["SGD", "AccumulationStrategy", "Activation", "Backend", "Config", "ConvBN",
+           "FixedScope", "FloatMasters", "FloatSum", "Freezer", "Hardware", "Layer",
+           "NoiseStrategy", "Place", "Row", "Site", "Strategies", "Strategy", "WeightGradSaver",
+           "audit", "cross_entropy", "fix", "fix_state_dict", "fixed_scope", "fold",
+           "freeze_thresholds", "host", "is_exact", "layers", "load_fix_state_dict", "log2_of",
+           "master_codes", "register_fix_module", "share_thresholds", "table", "thresholds",
+           "to_grid", "use_backend"]
 
 
 def __getattr__(name: str):

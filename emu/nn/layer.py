@@ -17,6 +17,7 @@ from emu.nn import border, tape
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Site
 from emu.nn.replay import current
+from emu.nn.strategy import Call, Strategies
 from emu.number import AnyCast, Cast, Format, Overflow, Rule
 from emu.spec import LayerSpec, MacSpec
 
@@ -45,14 +46,16 @@ class Hardware:
     """What all layers of a model share: the resolver of their sites, and the backend.
 
     `key` finds it in `known`: a compiled graph holds texts alone. What is `eager` is not compiled:
-    settings with state (rules choose binary points, casts draw), and modules that `fix` names.
+    settings with state (rules choose binary points, casts draw), strategies, and modules that
+    `fix` names.
     """
 
     known: ClassVar[WeakValueDictionary[str, Hardware]] = WeakValueDictionary()
 
-    def __init__(self, config, backend: Backend):
+    def __init__(self, config, backend: Backend, strategies: Strategies | None = None):
         self.config, self.backend = config, backend
-        self.eager = any(word in str(config) for word in STATEFUL)
+        self.strategies = strategies or Strategies()
+        self.eager = bool(strategies) or any(word in str(config) for word in STATEFUL)
         self._enrol()
 
     def _enrol(self):
@@ -65,7 +68,10 @@ class Hardware:
 
     def resolve(self, site: Site) -> LayerSpec:
         """The hardware of one site."""
-        return self.config.resolve(site)
+        spec = self.config.resolve(site)
+        for strategy in self.strategies.of(site, spec).strategies if "update" in site.uses else ():
+            spec = replace(spec, update=strategy.update(spec.update))
+        return spec
 
 
 class Layer:
@@ -88,6 +94,7 @@ class Layer:
         self.site, self.spec, self.hardware, self.channels = site, spec, hardware, channels
         self.evaluation = spec if evaluation is None else evaluation
         self.kind, self.uses = kind, uses  # those of its Site
+        self.nest = hardware.strategies.of(Site(site, kind, uses), spec)
         self._fracs: dict[str, int] = {}
         self._ports: dict[tuple[str, bool], Port] = {}
         self.exact = True
@@ -181,6 +188,38 @@ class Layer:
 
     def enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         """A tensor of any finite floats, cast by the spec's `name` (x, w, b, error)."""
+        if not (training and self.nest):
+            return self._enter(name, tensor, training)
+        before = tensor.detach().double()
+        given = before.clone() if before.data_ptr() == tensor.data_ptr() else before
+        return self._after(name, self._enter(name, self._before(name, given, training), training),
+                           training)
+
+    def _before(self, name: str, tensor: torch.Tensor, training: bool) -> torch.Tensor:
+        """The tensor after the strategies' pre hooks."""
+        to, place, label = self.port(name, training)
+        floats = border.to_numpy(tensor, label)
+        if to is None or isinstance(to, Rule):
+            to, _ = self._choose(name, training, lambda rule, last: engine.cast_for(
+                rule, floats, last))
+        return self.nest.run("pre", tensor, Call(place, to.format, self.backend))
+
+    def _after(self, name: str, found: Codes, training: bool) -> Codes:
+        """What the strategies' post hooks make of codes, in the cast that gave them."""
+        to, place, label = self.port(name, training)
+        label = f"{label} after its cast"
+        values = border.to_tensor(found.codes, found.form, torch.float64, label)
+        after = self.nest.run("post", values, Call(place, found.form, self.backend))
+        if after is values and not values._version:
+            return found
+        try:
+            again = self.backend.quantize(place.part("post"), border.to_numpy(after, label),
+                                          to.with_frac(found.form.frac))
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+        return found._replace(codes=again.codes)
+
+    def _enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         to, place, label = self.port(name, training)
         floats = border.to_numpy(tensor, label)
         chosen = None
@@ -200,6 +239,16 @@ class Layer:
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
+        if not (training and self.nest):
+            return self._requantise(name, codes, form, training)
+        given = border.each_to_tensor(codes, form, torch.float64, f"{self.site}.{name}")
+        before = self._before(name, given, training)
+        found = (self._requantise(name, codes, form, training)
+                 if before is given and not given._version else
+                 self._enter(name, before, training))
+        return self._after(name, found, training)
+
+    def _requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         to, place, label = self.port(name, training)
         if to is None or isinstance(to, Rule):
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(

@@ -21,6 +21,7 @@ from emu.nn.grads import outgoing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.ops.casts import activation
 from emu.nn.scope import Frame, Region, running, top, within
+from emu.nn.strategy import Strategies
 from emu.spec import LayerSpec
 
 
@@ -247,21 +248,27 @@ class Activation(FixedModule):
 
 
 def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
-        backend: Backend | None = None) -> torch.nn.Module:
+        backend: Backend | None = None, strategies: Strategies | Mapping | str | Path | None = None,
+        ) -> torch.nn.Module:
     """Turn a float model, in place, into one that computes on the hardware of `config`.
 
     Parameters keep their identity and are brought onto the grid of their master weights
-    (`update.weight`). `backend` (default: a new `Backend`) is shared by all layers. A fixed model,
-    or one with fixed parts, is configured anew. Raises ValueError, and changes nothing, for
-    settings that match no module.
+    (`update.weight`). `backend` (default: a new `Backend`) is shared by all layers; `strategies`
+    act on what is cast (see `emu.nn.strategy`). A fixed model, or one with fixed parts, is
+    configured anew. `config` may also be anything that has `resolve(site) -> LayerSpec`. Raises
+    ValueError, and changes nothing, for settings that match no module.
     """
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"fix {model!r}: needs a torch.nn.Module")
-    config = Config.parse(config)
-    hardware, modules = Hardware(config, backend or Backend()), dict(model.named_modules())
+    config = config if hasattr(config, "resolve") else Config.parse(config)
+    strategies, modules = Strategies.parse(strategies), dict(model.named_modules())
+    hardware = Hardware(config, backend or Backend(), strategies)
     classes = {name: fixed(type(module)) for name, module in modules.items()}
-    sites.check(config, [(sites.site_of(name, module, classes[name]), module)
-                         for name, module in modules.items()])
+    known = [(sites.site_of(name, module, classes[name]), module)
+             for name, module in modules.items()]
+    if isinstance(config, Config):
+        sites.check(config, known)
+    sites.check(strategies, known)
     regions = {name: _region(name, module, classes[name], hardware)
                for name, module in modules.items()}
     masters = [value for name, module in modules.items()

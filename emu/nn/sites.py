@@ -11,6 +11,7 @@ import torch
 from emu.nn.config import Config, Site
 from emu.nn.functions import KINDS, TABLE, Entry
 from emu.nn.ops.casts import activation
+from emu.nn.strategy import Strategies
 
 # Modules that are one operation: what a configuration may name by type.
 OWN = KINDS | {"Activation": Entry("activation", activation, ("Activation",), ("y", "error"))}
@@ -43,8 +44,8 @@ def _calls(module: torch.nn.Module) -> bool:
     return owner.__module__ not in ("torch.nn.modules.container", "torch.nn.modules.module")
 
 
-def check(config: Config, modules: list[tuple[Site, torch.nn.Module]]) -> None:
-    """Raise ValueError for the first setting that no site of a model can take.
+def check(config: Config | Strategies, modules: list[tuple[Site, torch.nn.Module]]) -> None:
+    """Raise ValueError for the first setting or strategy that no site of a model can take.
 
     `modules` are those of the model, each with its site. Its functions have sites below it, which
     are known for certain only when it runs: any function of torch may be one.
@@ -65,7 +66,8 @@ def check(config: Config, modules: list[tuple[Site, torch.nn.Module]]) -> None:
         known = {site.kind if part == "by_type" else site.path for site in sites}
         near = difflib.get_close_matches(name, sorted(known), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"config {wrong}: matches no module; there are {', '.join(there)}{hint}")
+        what = type(config).__name__.lower()
+        raise ValueError(f"{what} {wrong}: matches no module; there are {', '.join(there)}{hint}")
 
 
 def _is_function(name: str) -> bool:
