@@ -11,12 +11,14 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 from emu.number import (
     ACC_WIDTHS,
     MAX_OPERAND,
     Cast,
     Format,
+    Overflow,
     Rounding,
     _Text,
     check_cast,
@@ -275,6 +277,53 @@ class BufferSpec(_Casts):
                              f"{self.weight.format} at shifts from {ends[0]} to {ends[1]}; choose "
                              "one, or another frac of the buffer")
         return n
+
+
+class Exponents(NamedTuple):
+    """The ranges 2^e of a gradient and of the buffer that adds it up."""
+
+    grad: int
+    buffer: int
+
+
+def buffer_exponents(seen: tuple[int, int], weight: Format, grad_width: int, width: int, rate: int,
+                     from_min: bool = True) -> Exponents:
+    """The ranges of a gradient and of its buffer, for gradients whose ranges were 2^e before.
+
+    `seen` are the least and the largest e; the buffer has `width` bits, the learning rate is
+    2^rate. A full buffer must move the weight by its last bit, -frac(weight) <= buffer + rate.
+    Beyond that `from_min` takes the least e for the gradient and the buffer whose last bit is the
+    gradient's, so that nothing is rounded away; otherwise the largest e is for both, so that
+    nothing saturates.
+
+    Signed formats throughout: the last bit of w bits and the range 2^e weighs 2^(e - (w - 1)).
+    `amend_weight_grad_scales` in walkerning/nics_fix, which this follows, counts the buffer's as
+    2^(e - w) in `from_min`, so its buffer is an octave coarser than the gradient.
+
+    >>> seen, weight = (-7, -3), Format.parse("s8f7")
+    >>> [tuple(buffer_exponents(seen, weight, 8, 24, -5, from_min)) for from_min in (True, False)]
+    [(-7, 9), (-3, -2)]
+    """
+    least, largest = seen
+    need = -weight.frac - rate
+    if from_min:
+        return Exponents(least, max(need, least - (grad_width - 1) + (width - 1)))
+    return Exponents(largest, max(need, largest))
+
+
+def derived_buffer(seen: tuple[int, int], weight: Cast, grad: Cast, width: int, rate: int,
+                   from_min: bool = True) -> BufferSpec:
+    """The update by a buffer of `width` bits of these `buffer_exponents`.
+
+    Of `grad`, the cast of the gradients, width and modes hold; where the buffer is coarser, they
+    enter it on its grid. Raises ValueError where the buffer cannot feed the weight at 2^rate.
+    """
+    ranges = buffer_exponents(seen, weight.format, grad.format.width, width, rate, from_min)
+    buffer = Format(width, width - 1 - ranges.buffer)
+    frac = min(grad.format.width - 1 - ranges.grad, buffer.frac)
+    spec = BufferSpec(weight, Cast(buffer, overflow=Overflow.SAT), grad.with_frac(frac))
+    spec.dropped(-rate)
+    return spec
 
 
 def parse_update(text: str | Mapping | UpdateSpec | BufferSpec) -> UpdateSpec | BufferSpec:

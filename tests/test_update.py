@@ -1,5 +1,6 @@
 """The gradient accumulation buffer: its text, what it refuses, its definition, and conservation."""
 
+from fractions import Fraction
 from itertools import product
 
 import oracle
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from strategies import buffers, codes, examples
 
 from emu import BufferSpec, Cast, Format, Overflow, Rounding, reference
+from emu.update import buffer_exponents, derived_buffer
 
 TEXTS = {"weight": "s8f7 ties_even sat", "buffer": "s16f12 sat", "grad": "s8f12"}
 
@@ -129,3 +131,43 @@ def test_many_gradients_move_the_weight_by_their_exact_sum(gradients, shift, rou
         weight, buffer = reference.buffered_sgd(weight, buffer, grad, shift, spec)
     assert (weight - 50 << spec.dropped(shift)) - buffer == -sum(gradients)
     assert abs(buffer) < 1 << spec.dropped(shift)
+
+
+def of_range(width: int, exponent: int) -> Format:
+    """The signed format of the range 2^exponent."""
+    return Format(width, width - 1 - exponent)
+
+
+@pytest.mark.parametrize("rate", [-9, -5, 0])
+@pytest.mark.parametrize("seen", [(-7, -3), (-12, -12), (0, 4), (-20, 2)])
+@pytest.mark.parametrize(("weight", "grad_width", "width"), [("s8f7", 8, 24), ("s4f1", 6, 12)])
+def test_buffers_are_derived_by_what_they_must_hold(seen, weight, grad_width, width, rate):
+    weight = Format.parse(weight)
+    for from_min in (True, False):
+        found = buffer_exponents(seen, weight, grad_width, width, rate, from_min)
+        assert found.grad == seen[not from_min]
+        grad = of_range(grad_width, found.grad)
+        reach = Fraction(2) ** found.buffer * Fraction(2) ** rate
+        last_bit = 1 / Fraction(2) ** weight.frac
+        assert reach >= last_bit  # a full buffer moves the weight
+        own = {True: of_range(width, found.buffer).frac <= grad.frac,
+               False: found.buffer >= found.grad}[from_min]
+        assert own
+        # and one exponent less would break one of both
+        less = found.buffer - 1
+        assert reach / 2 < last_bit or (
+            of_range(width, less).frac > grad.frac if from_min else less < found.grad)
+
+
+def test_a_derived_buffer_loses_nothing_of_the_least_gradients():
+    weight, grad = (Cast.parse(text) for text in ("s8f7 ties_even sat", "s8f0 ties_even sat"))
+    spec = derived_buffer((-7, -3), weight, grad, 24, -5)
+    assert str(spec) == ("{weight: s8f7 ties_even sat, buffer: s24f14 to_neg sat, "
+                         "grad: s8f14 ties_even sat}")
+    spec = derived_buffer((-7, -3), weight, grad, 24, -5, from_min=False)
+    assert (str(spec.buffer.format), str(spec.grad.format)) == ("s24f25", "s8f10")
+    with pytest.raises(ValueError, match="shift 5: the buffer s10f-1 feeds"):
+        derived_buffer((0, 10), weight, grad, 10, -5, from_min=False)
+    # a narrow buffer whose range must reach the weight: gradients enter on its grid
+    spec = derived_buffer((-20, -20), weight, grad, 10, -5)
+    assert (str(spec.buffer.format), str(spec.grad.format)) == ("s10f11", "s8f11")
