@@ -52,10 +52,12 @@ class Hardware:
 
     known: ClassVar[WeakValueDictionary[str, Hardware]] = WeakValueDictionary()
 
-    def __init__(self, config, backend: Backend, strategies: Strategies | None = None):
-        self.config, self.backend = config, backend
+    def __init__(self, config, backend: Backend, strategies: Strategies | None = None,
+                 float_backward: bool = False):
+        self.config, self.backend, self.float_backward = config, backend, float_backward
         self.strategies = strategies or Strategies()
-        self.eager = bool(strategies) or any(word in str(config) for word in STATEFUL)
+        self.eager = bool(strategies) or float_backward or any(
+            word in str(config) for word in STATEFUL)
         self._enrol()
 
     def _enrol(self):

@@ -249,7 +249,7 @@ class Activation(FixedModule):
 
 def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
         backend: Backend | None = None, strategies: Strategies | Mapping | str | Path | None = None,
-        ) -> torch.nn.Module:
+        float_backward: bool = False) -> torch.nn.Module:
     """Turn a float model, in place, into one that computes on the hardware of `config`.
 
     Parameters keep their identity and are brought onto the grid of their master weights
@@ -257,12 +257,17 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
     act on what is cast (see `emu.nn.strategy`). A fixed model, or one with fixed parts, is
     configured anew. `config` may also be anything that has `resolve(site) -> LayerSpec`. Raises
     ValueError, and changes nothing, for settings that match no module.
+
+    With `float_backward` the model trains in software: forward passes stay exact, gradients are
+    floats that pass straight through the casts, and a layer without MACs for its gradients computes
+    them in float64, between its casts error and grad_w where it has them. No backward pass is
+    audited: run it in `host()`.
     """
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"fix {model!r}: needs a torch.nn.Module")
     config = config if hasattr(config, "resolve") else Config.parse(config)
     strategies, modules = Strategies.parse(strategies), dict(model.named_modules())
-    hardware = Hardware(config, backend or Backend(), strategies)
+    hardware = Hardware(config, backend or Backend(), strategies, float_backward)
     classes = {name: fixed(type(module)) for name, module in modules.items()}
     known = [(sites.site_of(name, module, classes[name]), module)
              for name, module in modules.items()]
@@ -308,7 +313,8 @@ def is_exact(module: FixedModule) -> bool:
     region = module._emu_region
     if not region.ran and sites.computes_in_float(module, region.kinds):
         return False
-    return all(layer.exact for layer in region.layers().values())
+    return not region.hardware.float_backward and all(
+        layer.exact for layer in region.layers().values())
 
 
 def layers(model: torch.nn.Module) -> dict[str, Layer]:

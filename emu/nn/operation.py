@@ -10,7 +10,7 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from emu.nn import border
+from emu.nn import border, software
 from emu.nn.grads import Gradient, Parts, hand_back, known, parts_of
 from emu.nn.layer import Codes, Layer
 from emu.nn.tape import Note, gradient_of, noting, read
@@ -24,7 +24,8 @@ class Operation:
 
     `forward` gives the codes of the output, or a tensor that is it. `backward` takes the gradient
     of the output, exactly summed, and gives that of each tensor, or None; `needs` says which are
-    wanted. `notes` are those of the learned casts of its forward.
+    wanted. `notes` are those of the learned casts of its forward. Where the model trains in
+    software it may give tensors of floats.
     """
 
     notes: list[Note]
@@ -34,7 +35,7 @@ class Operation:
         raise NotImplementedError
 
     def backward(self, layer: Layer, training: bool, gradient: Gradient, needs: list[bool]
-                 ) -> list[Codes | None]:
+                 ) -> list[Codes | torch.Tensor | None]:
         raise NotImplementedError
 
 
@@ -44,8 +45,12 @@ class _Run(Function):
         ctx.set_materialize_grads(False)
         ctx.operation, ctx.layer, ctx.training, ctx.parts = operation, layer, training, Parts()
         ctx.learned = dict(zip(learned, tensors[:len(learned)], strict=True))
-        tensors = tensors[len(learned):]
-        ctx.users = [None if x is None else (x.dtype, parts_of(x)) for x in tensors]
+        tensors, in_float = tensors[len(learned):], layer.hardware.float_backward
+        if learned and in_float:
+            raise ValueError(f"layer {layer.site!r}: thresholds are learned by gradients in codes, "
+                             "which training in software has not; use another rule there")
+        ctx.users = [None if x is None else (x.dtype, None if in_float else parts_of(x))
+                     for x in tensors]
         with noting(learned, tensors) as operation.notes:
             out = operation.forward(layer, training, *tensors)
         ctx.save_for_backward(*_taken_out(operation))
@@ -61,7 +66,10 @@ class _Run(Function):
         needs = list(ctx.needs_input_grad[4 + len(ctx.learned):])
         if grad is None:
             return None, None, None, None, *(None for _ in ctx.needs_input_grad[4:])
-        gradient = Gradient.of(grad, ctx.parts)
+        in_float = ctx.layer.hardware.float_backward
+        if in_float:
+            ctx.parts.taken()
+        gradient = software.FloatGradient(grad) if in_float else Gradient.of(grad, ctx.parts)
         operation = _put_back(ctx.operation, ctx.saved_tensors)
         slopes = dict.fromkeys(ctx.learned, Fraction(0))
         for note in operation.notes:
@@ -79,7 +87,8 @@ class _Run(Function):
                 found[i] = found[i]._replace(codes=np.where(note.passes, found[i].codes, 0))
         return None, None, None, None, *(
             gradient_of(threshold, slopes[name]) for name, threshold in ctx.learned.items()), *(
-            hand_back(codes, *user, f"{ctx.layer.site}.grad_{i}")
+            (software.floats(codes, user[0]) if in_float else
+             hand_back(codes, *user, f"{ctx.layer.site}.grad_{i}"))
             if need and codes is not None else None
             for i, (codes, user, need) in enumerate(zip(found, ctx.users, needs, strict=True)))
 

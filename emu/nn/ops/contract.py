@@ -10,8 +10,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from emu.nn import border
+from emu.nn import border, software
 from emu.nn.audit import FloatSum
 from emu.nn.grads import Gradient
 from emu.nn.layer import Codes, Layer
@@ -37,6 +39,10 @@ class Contraction(Operation):
         """The errors (rows, outputs), whose sums are the bias gradient."""
         raise NotImplementedError
 
+    def twin(self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+        """The same in torch, for a backward pass in software."""
+        raise NotImplementedError
+
     def forward(self, layer, training, x, w, b=None):
         self.x, self.w = layer.enter("x", x, training), layer.enter("w", w, training)
         mac = layer.mac("forward", training)
@@ -52,6 +58,10 @@ class Contraction(Operation):
         return out
 
     def backward(self, layer, training, gradient: Gradient, needs):
+        spec = layer.spec if training else layer.evaluation
+        if layer.hardware.float_backward and spec.grad_input is None and spec.grad_weight is None:
+            return software.gradients(layer, training, self.twin, [self.x, self.w, self.bias],
+                                      gradient.masked(self.passes), needs)
         x, w, bias = self.x, self.w, self.bias
         error = gradient.masked(self.passes).enter(layer, training)
         found: list[Codes | None] = [None] * len(needs)
@@ -76,7 +86,8 @@ class Contraction(Operation):
 
     def leave_weight(self, layer: Layer, training: bool, codes, form, name="grad_w") -> Codes:
         """The gradient of the weight, or of the bias, in its cast."""
-        return layer.requantise(name, codes, form, training)
+        leave = layer.leave if layer.hardware.float_backward else layer.requantise
+        return leave(name, codes, form, training)
 
 
 def _result(layer: Layer, name: str, training: bool, a: Codes, b: Codes):
@@ -108,6 +119,9 @@ class Linear(Contraction):
     def error_rows(self, error):
         return _rows(error)
 
+    def twin(self, x, w, b):
+        return F.linear(x, w, b)
+
 
 class _Conv2d(Contraction):
     """x (N, C, H, W) under w (O, C/groups, KH, KW)."""
@@ -132,6 +146,9 @@ class _Conv2d(Contraction):
 
     def error_rows(self, error):
         return np.moveaxis(error, 1, -1).reshape(-1, error.shape[1])
+
+    def twin(self, x, w, b):
+        return F.conv2d(x, w, b, **self.geometry)
 
 
 class _ConvTranspose2d(_Conv2d):
@@ -160,6 +177,9 @@ class _ConvTranspose2d(_Conv2d):
             layer.place("grad_weight", training), error, x, replace(mac, a=mac.b, b=mac.a),
             shape[2:], **self.geometry)
 
+    def twin(self, x, w, b):
+        return F.conv_transpose2d(x, w, b, output_padding=self.extra, **self.geometry)
+
 
 class _Line:
     """A convolution along one axis: that of images one pixel high."""
@@ -174,6 +194,9 @@ class _Line:
     def grad_weight(self, layer, training, x, error, shape):
         return super().grad_weight(layer, training, x[:, :, None], error[:, :, None],
                                    (*shape[:2], 1, shape[2]))[:, :, 0]
+
+    def twin(self, x, w, b):
+        return super().twin(x[:, :, None], w[:, :, None], b)[:, :, 0]
 
 
 class _Conv1d(_Line, _Conv2d):
@@ -215,6 +238,9 @@ class _Matmul(Contraction):
         out = self._each(layer, training, "grad_weight",
                          x.reshape(self.shapes[0]).swapaxes(-1, -2), error.reshape(self.matrices))
         return folded(out, self.shapes[1]).reshape(shape)
+
+    def twin(self, x, w, b):
+        return torch.matmul(x, w)
 
     def leave_weight(self, layer, training, codes, form, name="grad_w"):
         return Codes(codes, border.holding(codes, form.frac), None)  # as that of x leaves
