@@ -5,6 +5,7 @@ only at the border (`quantize`, `encode`, `dequantize`).
 """
 
 from emu.engine.add import add, aligned_sum
+from emu.engine.adder import adder2d, adder2d_grad_input, adder2d_grad_weight, adder_factor
 from emu.engine.affine import rescale
 from emu.engine.arrays import bounds, narrowed
 from emu.engine.casts import (
@@ -96,15 +97,16 @@ __all__ = [
     "Buffered", "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount",
     "NormGrads", "Normed", "Record", "RegisterAccount", "Statistics", "Updated",
     "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread",
-    "adaptive_sums", "add", "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "batch_norm",
-    "batch_norm_grad", "bounds", "buffered_sgd", "cast", "cast_for", "cast_for_codes", "cast_full",
-    "clip", "codes_on", "conv1d", "conv1d_grad_input", "conv1d_grad_weight", "conv2d",
-    "conv2d_grad_input", "conv2d_grad_weight", "conv_transpose2d", "conv_transpose2d_grad_input",
-    "conv_transpose2d_grad_weight", "cross_entropy", "dequantize", "divide", "dot_exactly",
-    "encode", "encode_for", "floats_of", "frozen_norm", "load_words", "lookup", "lookup_grad",
-    "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
-    "norm_divisors", "norm_shift", "norm_statistics", "offer_int_mm", "on_grid", "passes",
-    "quantize", "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed",
-    "running_norm", "sgd", "softmax", "square_sum", "squares_mac", "table_entries",
-    "threshold_steps", "watching", "window_spread", "window_sums",
+    "adaptive_sums", "add", "adder2d", "adder2d_grad_input", "adder2d_grad_weight", "adder_factor",
+    "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "bounds",
+    "buffered_sgd", "cast", "cast_for", "cast_for_codes", "cast_full", "clip", "codes_on", "conv1d",
+    "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
+    "conv_transpose2d", "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight",
+    "cross_entropy", "dequantize", "divide", "dot_exactly", "encode", "encode_for", "floats_of",
+    "frozen_norm", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad",
+    "monitor", "multiply_shift", "named", "narrowed", "norm_divisors", "norm_shift",
+    "norm_statistics", "offer_int_mm", "on_grid", "passes", "quantize", "quantize_full",
+    "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm", "sgd", "softmax",
+    "square_sum", "squares_mac", "table_entries", "threshold_steps", "watching", "window_spread",
+    "window_sums",
 ]

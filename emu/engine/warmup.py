@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from emu.engine import casts, conv, norm, pool, ranges, table, update
+from emu.engine import adder, casts, conv, norm, pool, ranges, table, update
 from emu.engine.kernels import jit
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.matmul import matmul
@@ -77,6 +77,8 @@ def _operations() -> Iterator[tuple[str, Callable]]:
                 to = Cast.parse(f"s{width}f2 {rounding} sat")
                 yield (f"{np.dtype(dtype)} to {width} bits, {rounding}", partial(
                     casts.quantize_full, A.astype(dtype), to, loads=[1] * 16))
+    yield "absolute differences", partial(adder.adder2d, X, W,
+                                          MacSpec.parse("{a: s8, b: s8, acc: s20 sat}"))
     yield "pooling", _pooling
     yield "batch norm", _norm
     yield "tables", _tables

@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
 
 from emu.engine import offer_int_mm
 from emu.nn import checkpoint as checkpoint  # which has torch's work on the hardware
+from emu.nn.adder import Adder2d, SEConv2d
 from emu.nn.audit import FloatSum, audit, host
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Config, Site
@@ -39,13 +40,13 @@ from emu.nn.strategies import AccumulationStrategy, NoiseStrategy, WeightGradSav
 from emu.nn.strategy import Strategies, Strategy
 from emu.nn.thresholds import Freezer, freeze_thresholds, log2_of, share_thresholds, thresholds
 
-__all__ = ["SGD", "AccumulationStrategy", "Activation", "Backend", "Config", "ConvBN",
+__all__ = ["SGD", "AccumulationStrategy", "Activation", "Adder2d", "Backend", "Config", "ConvBN",
            "FixedScope", "FloatMasters", "FloatSum", "Freezer", "Hardware", "Layer",
-           "NoiseStrategy", "Place", "Row", "Site", "Strategies", "Strategy", "WeightGradSaver",
-           "audit", "cross_entropy", "fix", "fix_state_dict", "fixed_scope", "fold",
-           "freeze_thresholds", "host", "is_exact", "layers", "load_fix_state_dict", "log2_of",
-           "master_codes", "register_fix_module", "share_thresholds", "table", "thresholds",
-           "to_grid", "use_backend"]
+           "NoiseStrategy", "Place", "Row", "SEConv2d", "Site", "Strategies", "Strategy",
+           "WeightGradSaver", "audit", "cross_entropy", "fix", "fix_state_dict", "fixed_scope",
+           "fold", "freeze_thresholds", "host", "is_exact", "layers", "load_fix_state_dict",
+           "log2_of", "master_codes", "register_fix_module", "share_thresholds", "table",
+           "thresholds", "to_grid", "use_backend"]
 
 
 def __getattr__(name: str):

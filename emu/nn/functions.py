@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from emu.nn.adder import adder2d, power_of_two
 from emu.nn.ops import (
+    adder,
     attention,
     composite,
     contract,
@@ -103,6 +105,8 @@ for names, entry in {
     (F.unfold,): Entry("im2col", partial(move.any_move, F.unfold), ("Unfold",), NONE),
     (F.linear,): Entry("linear", contract.linear, ("Linear",), ALL, -1),
     (torch.conv2d,): Entry("conv2d", contract.conv2d, ("Conv2d",), ALL, 1),
+    (adder2d,): Entry("adder2d", adder.adder2d, ("Adder2d",), ALL, 1),
+    (power_of_two,): Entry("power_of_two", adder.power_of_two, ("power_of_two",), NONE),
     (torch.conv1d,): Entry("conv1d", contract.conv1d, ("Conv1d",), ALL, 1),
     (torch.conv_transpose1d,): Entry("conv_transpose1d", contract.conv_transpose1d,
                                      ("ConvTranspose1d",), ALL, 1),

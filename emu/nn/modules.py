@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from emu.nn import sites, state
+from emu.nn.adder import Adder2d, SEConv2d
 from emu.nn.audit import visit
 from emu.nn.backend import Backend
 from emu.nn.config import Config, Site
@@ -138,7 +139,8 @@ class FixedModule(torch.nn.Module):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
 
-EAGER = (torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.modules.dropout._DropoutNd)
+EAGER = (Adder2d, SEConv2d, torch.nn.RNNBase, torch.nn.RNNCellBase,
+         torch.nn.modules.dropout._DropoutNd)
 
 
 def _in_scope(module: FixedModule, forward, args, kwargs):

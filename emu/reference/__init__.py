@@ -4,6 +4,14 @@ Tensors are nested lists of codes. Nothing here knows of numpy, of speed, or of 
 implementation; the engine, the Verilog and the vectors are all checked against it.
 """
 
+from emu.reference.adder import (
+    adder2d,
+    adder2d_grad_input,
+    adder2d_grad_weight,
+    adder_dot,
+    adder_factor,
+    adder_steps,
+)
 from emu.reference.affine import rescale
 from emu.reference.casts import (
     add,
@@ -73,8 +81,9 @@ from emu.reference.update import buffered_sgd, clip, norm_shift, sgd
 
 __all__ = [
     "LFSR_MASK", "STREAMS", "CastAccount", "DotAccount", "Fitted", "RegisterAccount", "Statistics",
-    "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "add", "aligned_sum",
-    "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "bias_grad",
+    "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "add", "adder2d",
+    "adder2d_grad_input", "adder2d_grad_weight", "adder_dot", "adder_factor", "adder_steps",
+    "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "bias_grad",
     "bias_grad_terms", "buffered_sgd", "cast", "cast_account", "cast_by", "cast_for", "clip",
     "conv2d", "conv2d_grad_input", "conv2d_grad_input_terms", "conv2d_grad_weight",
     "conv2d_grad_weight_terms", "conv2d_terms", "cross_entropy", "divide", "dot", "dot_steps",

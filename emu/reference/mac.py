@@ -19,26 +19,33 @@ def dot_steps(a: list[int], b: list[int], mac: MacSpec, bias: int = 0
         raise ValueError(f"{len(a)} operands a and {len(b)} operands b: a MAC takes pairs")
     _check("a", a, mac.a)
     _check("b", b, mac.b)
+    rounded = [round_shift(x * y, -mac.product.format.frac, mac.product)
+               for x, y in zip(a, b, strict=True)]
+    return accumulate([fit(p, mac.product) for p in rounded], mac, bias,
+                      [overflows(p, mac.product) for p in rounded])
+
+
+def accumulate(terms: list[int], mac: MacSpec, bias: int, overflowed: list[bool]
+               ) -> Iterator[tuple[int, bool]]:
+    """What `dot_steps` yields, for terms as the adder tree takes them."""
     _check("bias", [bias], mac.result.format)
     acc = outer = bias
-    for start in range(0, len(a), mac.lanes):
-        overflowed = False
+    for start in range(0, len(terms), mac.lanes):
+        lost = False
         if mac.outer is not None and start % mac.tile == 0:
             zeros = mac.acc.format.frac - mac.outer.format.frac
             acc = outer << zeros if mac.reload else 0
-            overflowed, acc = overflows(acc, mac.acc), fit(acc, mac.acc)
-        stop = min(start + mac.lanes, len(a))
-        rounded = [round_shift(a[k] * b[k], -mac.product.format.frac, mac.product)
-                   for k in range(start, stop)]
-        total = acc + sum(fit(p, mac.product) for p in rounded)
-        overflowed |= any(overflows(p, mac.product) for p in rounded) or overflows(total, mac.acc)
+            lost, acc = overflows(acc, mac.acc), fit(acc, mac.acc)
+        stop = min(start + mac.lanes, len(terms))
+        total = acc + sum(terms[start:stop])
+        lost |= any(overflowed[start:stop]) or overflows(total, mac.acc)
         acc = fit(total, mac.acc)
-        if mac.outer is not None and (stop % mac.tile == 0 or stop == len(a)):
+        if mac.outer is not None and (stop % mac.tile == 0 or stop == len(terms)):
             spilled = round_shift(acc, mac.acc.format.frac - mac.outer.format.frac, mac.outer)
             total = spilled if mac.reload else outer + fit(spilled, mac.outer)
-            overflowed |= overflows(spilled, mac.outer) or overflows(total, mac.outer)
+            lost |= overflows(spilled, mac.outer) or overflows(total, mac.outer)
             outer = fit(total, mac.outer)
-        yield (acc if mac.outer is None else outer), overflowed
+        yield (acc if mac.outer is None else outer), lost
 
 
 def dot(a: list[int], b: list[int], mac: MacSpec, bias: int = 0) -> int:
