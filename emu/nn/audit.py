@@ -24,7 +24,7 @@ EXACT = {
     "abs", "bitwise_and", "clamp", "clamp_max", "clamp_min", "eq", "ge", "gt", "isinf", "isnan",
     "le", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "ne", "neg",
     "relu", "relu_", "sign", "threshold_backward",
-    "_local_scalar_dense", "_unsafe_view", "amax", "amin", "any", "argmax", "argmin",
+    "_local_scalar_dense", "_unsafe_view", "amax", "amin", "aminmax", "any", "argmax", "argmin",
     "argsort", "cat", "clone", "constant_pad_nd", "empty_like", "equal", "fill_", "flip",
     "full_like", "gather", "index", "index_select", "isfinite", "masked_fill", "max", "min",
     "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "nonzero", "ones_like",

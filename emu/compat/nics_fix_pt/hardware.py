@@ -31,7 +31,7 @@ from emu.nn.grads import outgoing
 from emu.nn.layer import Hardware
 from emu.nn.scope import Frame, Region, running, top
 from emu.nn.sites import OWN
-from emu.number import Format, parse_mapping
+from emu.number import Format, check_keys, parse_mapping
 from emu.spec import PASS_OPERANDS, LayerSpec, MacSpec
 
 BITS = 24  # what a float32 holds, of tensors that no configuration names
@@ -172,6 +172,7 @@ def settings(mac, bits: Mapping[str, int], wide: int | None) -> dict:
         given = {name: {key: value for key, value in given.items()
                         if key not in ("a", "b") or name == "forward"} for name in PASS_OPERANDS}
         given |= {} if x is None else {"x": f"{_bits(x)} fixed ties_even sat"}
+    check_keys(given, [field.name for field in fields(LayerSpec)], "mac")
     for name, (key, _) in PARAMETERS.items():
         if name in bits and key in given:
             raise ValueError(f"mac: has {key}, which is the configuration {name!r} of the module; "
