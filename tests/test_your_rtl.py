@@ -1,11 +1,22 @@
 """A user's Verilog by a port map: right ones pass in every engine, wrong ones are explained."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from emu.cosim import check_rtl
+from emu.cosim import bench, check_rtl, hardware, replay, replay_arrays, yours
+from emu.cosim.joints import _by_yosys, wires_of
+from emu.cosim.portmap import read_map
+from emu.cosim.tools import ToolFailed
+from emu.golden import read_manifest, write_vectors
+from emu.golden.explain import explain_step
+from emu.golden.units import unpack
+from emu.number import Format
+from emu.spec import MacSpec
 
 HERE = Path(__file__).parent / "your_rtl"
 MACS = ["mac_registered", "mac_two_stage", "mac_packed"]
@@ -235,3 +246,164 @@ def test_reset_is_of_the_kind_that_the_map_says(tmp_path):
         report = check_rtl(rtl, ports)
         assert report.differences == [f"mac_registered: reset acts {at}; {ports} says "
                                       f"async_reset = {says}"]
+
+
+# Bad input: one line, exit status 2, and the way out
+
+BAD = [  # what the map of mac_registered becomes, and what is said of it
+    (('a = "x"', 'a = "xx"'), "inputs.a = \"xx\": unknown input of mac_registered 'xx': did you "
+                              "mean 'x'? known: clk, rst, en, load, x, w, init"),
+    (('a = "x"', 'a = "sum"'), "inputs.a = \"sum\": sum is an output of mac_registered"),
+    (('bias = "init"', 'biass = "init"'), "unknown key of inputs for a mac 'biass': did you mean "
+                                          "'bias'?"),
+    (("latency = 1", "latncy = 1"), "unknown key 'latncy': did you mean 'latency'?"),
+    (("latency = 1", "latency = 1025"), "latency = 1025: needs 0 to 1024 clocks"),
+    (("latency = 1", "latency = true"), "latency = True: needs a whole number"),
+    (("latency = 1", ""), "latency, outputs.valid: one of the two"),
+    (("latency = 1", "latency = = 1"), "is not TOML: Invalid value (at line 5"),
+    (('b = "w"', ""), "inputs.b: is missing; a mac needs a, b, result"),
+    (('b = "w"', 'b = "x"'), "inputs.a and inputs.b: both drive bit 0 of x"),
+    (("acc: s20", "acc: s24"), "inputs.bias: its ports have 20 bits; by the spec {a: s8, b: s8, "
+                               "acc: s24 sat} it needs 24"),
+    (("acc: s20", "acc: s99"), "format width 99: needs a whole number from 1 to 64"),
+    (('a = "x"', 'a = "x[8:1]"'), "inputs.a = \"x[8:1]\": x has 8 bits, 7 to 0"),
+    (('a = "x"', 'a = "x[0:7]"'), "bits go from high to low; write x[7:0]"),
+    (('a = "x"', "a = 3"), "inputs.a = 3: write a port"),
+    (('a = "x"', 'a = ["x[3:0]", "x[7:4]", "x[7:4]"]'), "its ports have 12 bits"),
+    (('bias = "init"', ""), "nothing drives bit 0 of its input init; name it under inputs, or "
+                            "give it a value under [ties]"),
+    (('load = "load"', ""), "inputs.bias: needs inputs.load or inputs.clear"),
+    (('load = "load"', 'load = "load"\nclear = "rst"'), "inputs.load, inputs.clear: a dot product "
+                                                        "begins by one of them"),
+    (('valid = "en"', 'valid = "en"\nready = "x"'), "inputs.ready: needs outputs.valid"),
+    (('clock = "clk"', ""), "clock: is missing"),
+    (('reset = "rst"', "async_reset = true"), "async_reset: is of no use without reset"),
+    (('reset = "rst"', 'answers = "steps"'), "unknown answers 'steps': "),
+    (("latency = 1", "latency = 1\nties = {en = 2}"), "ties.en = 2: en has 1 bits, which hold"),
+    (("latency = 1", "latency = 1\nties = {en = 1}"), "ties.en and inputs.valid: both drive"),
+    (("latency = 1", "latency = 1\nparameters = {W = 3}"), "mac_registered has no parameters"),
+    (('top = "mac_registered"', ""), "top: is missing; name the module, here or by --top"),
+    (('top = "mac_registered"', 'top = "mac"'), "top: unknown module 'mac': "),
+    (('spec = "{a: s8, b: s8, acc: s20 sat}"', ""), "spec: is missing"),
+    (('spec = "{a: s8, b: s8, acc: s20 sat}"', 'spec = "lfsr8"'), "describes a mac or a quantizer"),
+    (('spec = "{a: s8, b: s8, acc: s20 sat}"', 'spec = "s8 -> s4 sat"'),
+     "unknown key of inputs for a quantizer 'a'"),
+]
+
+
+@pytest.mark.parametrize(("pair", "message"), BAD)
+def test_a_bad_map_is_refused_at_its_key(tmp_path, pair, message):
+    rtl, ports = changed(tmp_path, "mac_registered", pair)
+    with pytest.raises(ValueError) as error:
+        check_rtl(rtl, ports)
+    assert str(error.value).startswith(f"{ports}: ") and message in str(error.value)
+
+
+def cosim(*arguments) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-m", "emu.cli", "cosim", *map(str, arguments)],
+                          text=True, check=False, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout
+
+
+def test_verilog_that_does_not_elaborate_is_told_by_file_and_line(tmp_path):
+    rtl, ports = changed(tmp_path, "mac_registered", ("wire above =", "wire above = ="))
+    line = 1 + rtl[0].read_text().split("above = =")[0].count("\n")
+    status, text = cosim("--rtl", *rtl, "--map", ports)
+    assert status == 2 and text.endswith(f": {rtl[0]}:{line}: syntax error\n"), text
+    assert text.startswith("emu: mac_registered does not elaborate: iverilog ended with status ")
+    with pytest.raises(RuntimeError, match=rf"{rtl[0]}:{line}: ERROR: syntax error"):
+        check_by_yosys(rtl, ports)
+
+
+def check_by_yosys(rtl, ports):
+    found, _ = read_map(ports)
+    try:
+        return _by_yosys(found, rtl)
+    except ToolFailed as error:
+        raise RuntimeError(str(error)) from None
+
+
+def test_yosys_and_icarus_tell_the_same_ports():
+    for name in MACS:
+        found, _ = read_map(HERE / f"{name}.toml")
+        rtl = [HERE / f"{name}.v"]
+        assert _by_yosys(found, rtl) == wires_of(found, rtl)
+
+
+def test_what_is_missing_on_the_command_line_is_named(tmp_path):
+    rtl, ports = HERE / "mac_packed.v", HERE / "mac_packed.toml"
+    for arguments, message in [
+            (["--map", ports], "name its files by --rtl"),
+            (["--rtl", rtl, "--top", "mac_packed"], "--top mac_packed: needs --map"),
+            (["--rtl", rtl, "--map", tmp_path / "no.toml"], "cannot be read (No such file"),
+            (["--rtl", tmp_path / "no.v", "--map", ports], "cannot be read (No such file")]:
+        status, text = cosim(*arguments)
+        assert status == 2 and message in text and text.count("\n") == 1, text
+
+
+def test_no_case_is_no_proof(monkeypatch):
+    monkeypatch.setattr(yours, "golden_cases", lambda unit: [])
+    with pytest.raises(ValueError, match="nothing would be checked"):
+        check_rtl([HERE / "mac_packed.v"], HERE / "mac_packed.toml")
+
+
+def test_one_corrupted_answer_is_one_difference(monkeypatch):
+    right = bench.steps_of
+
+    def corrupted(unit, cases):
+        steps = right(unit, cases)
+        steps[5][-1].want["result"] ^= 1
+        return steps
+
+    monkeypatch.setattr(bench, "steps_of", corrupted)
+    report = check_rtl([HERE / "mac_packed.v"], HERE / "mac_packed.toml")
+    assert (report.mismatches, report.ok) == (1, False)
+
+
+def test_junit_has_the_explanation(tmp_path):
+    status, _ = cosim("--rtl", HERE / "mac_two_stage.v", "--map", HERE / "mac_two_stage.toml",
+                      "--junit", tmp_path / "junit.xml")
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert status == 1 and (suite.get("tests"), suite.get("failures")) == ("1", "1")
+    assert "one change removes every difference" in suite.find("testcase/failure").text
+
+
+# The step of a dot product at which a replay fails
+
+
+def test_a_replayed_accumulation_is_explained_at_its_step(tmp_path):
+    write_vectors(tmp_path / "v", "{a: s8, b: s8, acc: s16 sat, lanes: 2}")
+    wrong = tmp_path / "mac.v"
+    text = (hardware() / "rtl" / "mac.v").read_text()
+    assert text.count("k < LANES;") == 1
+    wrong.write_text(text.replace("k < LANES;", "k < LANES - 1;"))
+    for report in (replay(tmp_path / "v", rtl=[wrong]),
+                   replay_arrays(tmp_path / "v", "cxxrtl", rtl=[wrong])):
+        first = report.differences[0]
+        number = int(re.search(r":(\d+)  ", first)[1])
+        step, *products, total = report.explained
+        file, = read_manifest(tmp_path / "v").files
+        lines = list(file.lines())
+        start = max((i for i in range(number) if lines[i][0] == "1"), default=0)
+        assert step.startswith(f"step {number - start} of ") and len(products) == 2
+        k = 2 * (number - 1 - start)
+        a, b = (unpack(int(lines[number - 1][i], 16), Format(8), 2) for i in (3, 4))
+        for i in range(2):
+            assert products[i] == f"  k {k + i}: a {a[i]} * b {b[i]} = {a[i] * b[i]}"
+        held = lines[number - 2][6] if number - 1 > start else "0"  # the first comes after reset
+        before, = unpack(int(held, 16), Format(16), 1)
+        assert step.endswith(f"before it the sum is {before}")
+        exact = before + a[0] * b[0] + a[1] * b[1]
+        assert f"= {exact}" in total and "came " in total
+
+
+def test_a_step_tells_casts_and_tiles():
+    mac = MacSpec.parse("{a: s8, b: s8, product: s12f-2 ties_even sat, acc: s13f-2 sat, lanes: 2}")
+    assert explain_step(mac, [127, 127, 3], [127, 127, 2], 5, 1, 7) == [
+        "step 2 of 2, k = 2, bias 5: before it the sum is 4095",
+        "  k 2: a 3 * b 2 = 6, as s12f-2 ties_even sat 2",
+        "  4095 + 2 = 4097, out of s13f-2 (-4096 to 4095): sat gives 4095, came 7"]
+    mac = MacSpec.parse("{a: s8, b: s8, acc: s17, tile: 1, outer: s20}")
+    assert explain_step(mac, [1, 2], [3, 4], 0, 1, 0)[-1] == \
+        "  with tiles of 1 into s20f0 to_neg wrap: 11, came 0"
