@@ -1,8 +1,10 @@
 """A user's Verilog by a port map: right ones pass in every engine, wrong ones are explained."""
 
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +12,7 @@ import pytest
 
 from emu.cosim import bench, check_rtl, hardware, replay, replay_arrays, yours
 from emu.cosim.joints import _by_yosys, wires_of
-from emu.cosim.portmap import read_map
+from emu.cosim.portmap import INPUTS, OUTPUTS, PortMap, read_map
 from emu.cosim.tools import ToolFailed
 from emu.golden import read_manifest, write_vectors
 from emu.golden.explain import explain_step
@@ -299,9 +301,9 @@ def test_a_bad_map_is_refused_at_its_key(tmp_path, pair, message):
     assert str(error.value).startswith(f"{ports}: ") and message in str(error.value)
 
 
-def cosim(*arguments) -> tuple[int, str]:
+def cosim(*arguments, cwd=None) -> tuple[int, str]:
     done = subprocess.run([sys.executable, "-m", "emu.cli", "cosim", *map(str, arguments)],
-                          text=True, check=False, stdout=subprocess.PIPE,
+                          cwd=cwd, text=True, check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     return done.returncode, done.stdout
 
@@ -407,3 +409,34 @@ def test_a_step_tells_casts_and_tiles():
     mac = MacSpec.parse("{a: s8, b: s8, acc: s17, tile: 1, outer: s20}")
     assert explain_step(mac, [1, 2], [3, 4], 0, 1, 0)[-1] == \
         "  with tiles of 1 into s20f0 to_neg wrap: 11, came 0"
+
+
+# docs/your-rtl.md
+
+DOC = (Path(__file__).parents[1] / "docs" / "your-rtl.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, re.M | re.S)
+COMMANDS = [part for kind, block in BLOCKS if not kind
+            for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+
+
+@pytest.mark.parametrize("text", COMMANDS, ids=lambda text: text.partition("\n")[0])
+def test_the_page_shows_what_its_commands_print(text):
+    command, _, shown = text.partition("\n")
+    program, verb, *arguments = shlex.split(command)
+    assert (program, verb) == ("emu", "cosim")
+    _, printed = cosim(*arguments, cwd=HERE)
+    pattern = re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*?")
+    assert re.fullmatch(pattern, printed), printed
+
+
+def test_the_page_shows_the_maps_as_they_are():
+    shown = [block for kind, block in BLOCKS if kind == "toml"]
+    assert shown == [(HERE / f"{name}.toml").read_text() for name in MACS]
+
+
+def test_the_page_names_every_key():
+    keys = {field.name for field in fields(PortMap)} - {"path"}
+    roles = {role for table in (INPUTS, OUTPUTS) for names in table.values() for role in names}
+    for key in keys | roles:
+        assert re.search(rf"^\|.*`\[?{key}\]?`.*\|", DOC, re.M), key
+    assert len(COMMANDS) > 5
