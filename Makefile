@@ -35,7 +35,7 @@ vectors: .venv/ready  ## write vectors/ again; the bytes must not change
 	$(BIN)/emu vectors --out vectors
 
 bench: .venv/bench  ## compare speed with torch and other tools, in tables
-	@for name in race gemm conv mlp nn casts monitor peers cosim; do \
+	@for name in race gemm conv mlp nn casts compat monitor peers cosim; do \
 		PYTHONPATH=benchmarks PATH="$(CURDIR)/$(BIN):$$PATH" \
 		$(BIN)/python -c "import $$name; $$name.main()" || exit 1; done
 

@@ -9,7 +9,8 @@ leaves open:
 
 - x has the bits of the MAC's `a`, else of the `Activation_fix` that the input comes from, else of
   the weight; its binary point is that of this `Activation_fix`, else that of its largest value;
-- error has the bits of x and the binary point of its largest value;
+- error has the bits of the MAC's `a`, else of the weight's gradient, else of x, and the binary
+  point of its largest value;
 - without a configuration of their own, b and the parameter gradients have 24 bits.
 """
 
@@ -104,10 +105,12 @@ class Binding:
         source = source if source is not None and active(source) and _is_power(source) else None
         bits = {name: get_int(tensor.data_cfg["bitwidth"]) for name, tensor in data.items()
                 if hasattr(tensor, "data_cfg") and active(tensor.data_cfg)}
-        wide = get_int(source["bitwidth"]) if source is not None else None
+        grad = getattr(data.get("weight"), "grad_cfg", {})
+        wide = (get_int(source["bitwidth"]) if source is not None else None,
+                get_int(grad["bitwidth"]) if active(grad) else None)
         asked = (mac if isinstance(mac, str) else str(mac), tuple(bits.items()), wide)
         if asked != self.asked:
-            self.items = settings(mac, bits, wide)
+            self.items = settings(mac, bits, *wide)
             if self.layer is None:
                 entry = OWN[self.kind]
                 self.layer = self.region.layer("", self.kind, entry.uses, entry.channels)
@@ -160,18 +163,19 @@ def _clipped(x: torch.Tensor, bound: float, to) -> dict[str, int]:
     return {"x": found} if found else {}
 
 
-def settings(mac, bits: Mapping[str, int], wide: int | None) -> dict:
+def settings(mac, bits: Mapping[str, int], wide: int | None, grad: int | None) -> dict:
     """The LayerSpec's settings, as texts, that "mac" and the bits of the data say.
 
-    `bits` are those of the configured parameters, `wide` those of the activation that x comes from.
-    Raises ValueError for a "mac" that says twice what the configurations say.
+    `bits` are those of the configured parameters, `wide` those of the activation that x comes
+    from, `grad` those of the weight's gradient. Raises ValueError for a "mac" that says twice what
+    the configurations say.
     """
-    given = _parsed(mac)
+    given, a = _parsed(mac), None
     if given.keys() <= {field.name for field in fields(MacSpec)}:
-        x = given.get("a")
+        a = given.get("a")
         given = {name: {key: value for key, value in given.items()
                         if key not in ("a", "b") or name == "forward"} for name in PASS_OPERANDS}
-        given |= {} if x is None else {"x": f"{_bits(x)} fixed ties_even sat"}
+        given |= {} if a is None else {"x": f"{_bits(a)} fixed ties_even sat"}
     check_keys(given, [field.name for field in fields(LayerSpec)], "mac")
     for name, (key, _) in PARAMETERS.items():
         if name in bits and key in given:
@@ -182,7 +186,8 @@ def settings(mac, bits: Mapping[str, int], wide: int | None) -> dict:
              "b": f"s{bits.get('bias', BITS)} fixed ties_even sat",
              **dict.fromkeys(("grad_w", "grad_b"), f"s{BITS} auto:max ties_even sat")}
     found |= given
-    found["error"] = given.get("error") or f"s{_width(found['x'])} auto:max ties_even sat"
+    width = grad if grad and a is None else _width(found["x"])
+    found["error"] = given.get("error") or f"s{width} auto:max ties_even sat"
     return found
 
 

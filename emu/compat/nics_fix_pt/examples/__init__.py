@@ -1,0 +1,1 @@
+"""The flows of nics_fix_pt's examples, as programs: `mnist` and `cifar`."""
