@@ -58,6 +58,8 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="instead of the recipe's")] = None,
     monitor: Annotated[int | None, typer.Option(
         help="watch every n-th step, 0 none; instead of the recipe's")] = None,
+    start: Annotated[Path | None, typer.Option(
+        help="run folder of the first stage, instead of the recipe's")] = None,
     baseline: Annotated[bool, typer.Option(
         "--baseline", help="also train the same network in float64")] = False,
     backend: Annotated[Computes, typer.Option(
@@ -72,6 +74,8 @@ def train(
     chosen = Recipe.load(recipe)
     if data is not None:
         chosen = dataclasses.replace(chosen, data=data)
+    if start is not None:
+        chosen = dataclasses.replace(chosen, start=str(start))
     if backend == Computes.rtl:
         monitor = 0
     if monitor is not None:

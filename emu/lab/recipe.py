@@ -12,6 +12,7 @@ import yaml
 
 from emu import nn
 from emu.lab.models import MODELS
+from emu.lab.stages import Software
 from emu.nn import functions
 from emu.number import check_keys, unknown
 
@@ -55,7 +56,8 @@ class Recipe:
     `network` names modules in order, or is one of `emu.lab.models`.
 
     `record_batch` is the batch of a recorded step, small enough for an RTL simulator; every
-    `monitor`-th step of the training is watched, none where it is 0.
+    `monitor`-th step of the training is watched, none where it is 0. With `software` it is the
+    first of two stages (see `emu.lab.stages`); `start` is the run folder of the first stage.
     """
 
     about: str
@@ -66,6 +68,8 @@ class Recipe:
     seed: int = 0
     record_batch: int = 8
     monitor: int = 10
+    software: Software | None = None
+    start: str | None = None
 
     def __post_init__(self):
         for name, least in (("seed", 0), ("record_batch", 1), ("monitor", 0)):
@@ -92,7 +96,14 @@ class Recipe:
         for key in ("epochs", "batch", "lr"):
             if key not in training:
                 raise ValueError(f"recipe training: {key!r} is missing")
-        return cls(**{**items, "training": Training(**training)})
+        software = items.get("software")
+        if software is not None:
+            check_keys(software, [f.name for f in fields(Software)], "recipe software")
+            for key in ("iterations", "buffer", "lr"):
+                if key not in software:
+                    raise ValueError(f"recipe software: {key!r} is missing")
+            software = Software(**software)
+        return cls(**{**items, "training": Training(**training), "software": software})
 
     @classmethod
     def load(cls, name: str) -> Recipe:
@@ -108,7 +119,7 @@ class Recipe:
 
     def as_dict(self) -> dict:
         """Plain values, in the order of the fields, for YAML and comparison."""
-        items = asdict(self)
+        items = {key: value for key, value in asdict(self).items() if value is not None}
         items["training"]["milestones"] = list(self.training.milestones)
         return items
 

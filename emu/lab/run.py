@@ -6,6 +6,8 @@ monitor.json         what every operation did in all watched steps, channel by c
 weights.safetensors  master weights and operands as integer codes, their formats in the header
 curves.png           loss, accuracy and overflows over the epochs
 checkpoint.pt        the state after the last epoch, for --resume
+
+The first of two stages leaves strategy.yaml and start.pt for the second (see `emu.lab.stages`).
 """
 
 from __future__ import annotations

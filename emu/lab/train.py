@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from emu import engine, golden, nn
+from emu.lab import stages
 from emu.lab.data import Images, load
 from emu.lab.recipe import Recipe
 from emu.lab.record import Recorder
-from emu.lab.run import Run
+from emu.lab.run import Run, write
 from emu.lab.telemetry import Telemetry
 from emu.nn.backend import Backend
 
@@ -27,22 +28,33 @@ class Machine(NamedTuple):
     model: torch.nn.Module
     optimizer: nn.SGD
     backend: Backend
+    ranges: stages.Ranges  # what the first of two stages has measured
 
     @classmethod
     def build(cls, recipe: Recipe, images: Images, computes: type[Backend] = Backend) -> Machine:
         """The recipe's network on its hardware, as it is before the first step."""
-        backend = computes(recipe.seed)
-        model = nn.fix(float_model(recipe, images), recipe.hardware, backend)
-        return cls(model, nn.SGD(model, recipe.training.lr, recipe.training.momentum), backend)
+        backend, start = computes(recipe.seed), recipe.start and Path(recipe.start)
+        model = nn.fix(float_model(recipe, images), recipe.hardware, backend,
+                       stages.strategies(start) if start else None, recipe.software is not None)
+        if start:
+            stages.begin(model, start)
+        return cls(model, nn.SGD(model, recipe.training.lr, recipe.training.momentum), backend, {})
+
+    @property
+    def in_software(self) -> bool:
+        """Whether backward passes compute in float."""
+        return any(layer.hardware.float_backward for layer in nn.layers(self.model).values())
 
     def state(self) -> dict:
         """Everything the next step depends on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                **({"ranges": self.ranges} if self.ranges else {})}
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.ranges.update(state.get("ranges", {}))
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None = None,
@@ -63,6 +75,10 @@ def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None =
     for epoch in range(run.epochs, recipe.training.epochs):
         metrics, telemetry = _epoch(recipe, images, machine, epoch, progress)
         run.add_epoch(metrics, telemetry, machine.state())
+    if recipe.software is not None:
+        for name, content in stages.hand_over(machine.model, machine.ranges,
+                                              recipe.software).items():
+            write(out / name, content)
     run.finish(machine.model)
     if record is not None:
         record_step(recipe, images, machine, run.epochs, record, progress)
@@ -78,6 +94,8 @@ def _rehearse(recipe: Recipe, images: Images, record: Path | None, computes: typ
         recorder = _recorded(machine)
     machine.model.train()
     _step(machine, torch.from_numpy(images.train_x[:2]), torch.from_numpy(images.train_y[:2]))
+    if recipe.software is not None:
+        stages.check(machine.model)
     if record is not None:
         golden.check_traces(recorder.traces)
 
@@ -134,12 +152,18 @@ def _epoch(recipe: Recipe, images: Images, machine: Machine, epoch: int,
     machine.model.train()
     _set_rate(machine.optimizer, recipe, epoch)
     losses, telemetry = [], Telemetry()
+    steps = recipe.training.epochs * -(-len(images.train_x) // recipe.training.batch)
+    measured = steps - recipe.software.iterations if recipe.software else steps
     for x, y in _batches(recipe, images, epoch, progress, f"epoch {epoch + 1}"):
         step = machine.backend.step
         watch = recipe.monitor > 0 and step % recipe.monitor == 0
         with engine.monitor() if watch else nullcontext() as seen:
             losses.append(_step(machine, x, y))
         telemetry.add(step, seen)
+        if step == max(measured, 0):
+            machine.ranges.clear()  # a run that was continued has measured before
+        if step >= measured:
+            stages.measure(machine.model, machine.ranges)
     metrics = {"epoch": epoch + 1, "lr": machine.optimizer.param_groups[0]["lr"],
                "loss": float(np.mean(losses)),
                "test_accuracy": _accuracy(machine.model, images.test_x, images.test_y),
@@ -152,7 +176,8 @@ def _step(machine: Machine, x: torch.Tensor, y: torch.Tensor) -> float:
     with nn.audit():
         loss = nn.cross_entropy(machine.model(x), y)
         machine.optimizer.zero_grad()
-        loss.backward()
+        with nn.host() if machine.in_software else nullcontext():
+            loss.backward()
         machine.optimizer.step()
     return loss.item()
 
