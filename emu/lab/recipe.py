@@ -14,11 +14,13 @@ from emu import nn
 from emu.lab.models import MODELS
 from emu.lab.stages import Software
 from emu.nn import functions
+from emu.nn.calibrate import METHODS
 from emu.number import check_keys, unknown
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 KINDS = {kind: getattr(torch.nn, kind) for kind in [*functions.KINDS, "Flatten"]
-         if hasattr(torch.nn, kind)} | {"Activation": nn.Activation}
+         if hasattr(torch.nn, kind)} | {
+        "Activation": nn.Activation, "Adder2d": nn.Adder2d, "SEConv2d": nn.SEConv2d}
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,42 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """How `learned` thresholds begin and are trained (TQT).
+
+    The network first trains in float by `pretrain`, or takes the state dict in the file `weights`;
+    then `batches` batches calibrate it by the methods of `emu.nn.calibrate`, and its own training
+    moves the thresholds by Adam at the rate `lr`, up to the epoch `freeze`.
+    """
+
+    pretrain: Training | None = None
+    weights: str | None = None
+    batches: int = 8
+    weight: str = "3sd"
+    bias: str = "max"
+    acti: str = "entropy_j"
+    lr: float = 0.01
+    freeze: int | None = None
+
+    def __post_init__(self):
+        if self.pretrain is not None and self.weights is not None:
+            raise ValueError("recipe thresholds: pretrain and weights are two beginnings; give one")
+        for role in ("weight", "bias", "acti"):
+            if getattr(self, role) not in (*METHODS, "ig"):
+                raise unknown(f"recipe thresholds.{role}", getattr(self, role),
+                              [*METHODS, "ig"])
+        for name, least in (("batches", 1), ("freeze", 0)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise ValueError(f"recipe thresholds.{name} {value!r}: needs a whole number of at "
+                                 f"least {least}")
+        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or self.lr < 0:
+            raise ValueError(f"recipe thresholds.lr {self.lr!r}: needs a number of at least 0")
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One experiment. `hardware` is an `emu.nn.Config`.
+    """One experiment. `hardware` is an `emu.nn.Config`; `thresholds` is for what it learns.
 
     `network` names modules in order, or is one of `emu.lab.models`.
 
@@ -70,6 +106,7 @@ class Recipe:
     monitor: int = 10
     software: Software | None = None
     start: str | None = None
+    thresholds: Thresholds | None = None
 
     def __post_init__(self):
         for name, least in (("seed", 0), ("record_batch", 1), ("monitor", 0)):
@@ -91,19 +128,21 @@ class Recipe:
         for key in ("about", "data", "network", "training", "hardware"):
             if key not in items:
                 raise ValueError(f"recipe: {key!r} is missing")
-        training = items["training"]
-        check_keys(training, [f.name for f in fields(Training)], "recipe training")
-        for key in ("epochs", "batch", "lr"):
-            if key not in training:
-                raise ValueError(f"recipe training: {key!r} is missing")
-        software = items.get("software")
-        if software is not None:
-            check_keys(software, [f.name for f in fields(Software)], "recipe software")
+        parts = {"training": _training(items["training"], "training")}
+        if items.get("thresholds") is not None:
+            given = items["thresholds"]
+            check_keys(given, [f.name for f in fields(Thresholds)], "recipe thresholds")
+            first = given.get("pretrain")
+            parts["thresholds"] = Thresholds(**{**given, "pretrain": first and _training(
+                first, "thresholds.pretrain")})
+        if items.get("software") is not None:
+            given = items["software"]
+            check_keys(given, [f.name for f in fields(Software)], "recipe software")
             for key in ("iterations", "buffer", "lr"):
-                if key not in software:
+                if key not in given:
                     raise ValueError(f"recipe software: {key!r} is missing")
-            software = Software(**software)
-        return cls(**{**items, "training": Training(**training), "software": software})
+            parts["software"] = Software(**given)
+        return cls(**{**items, **parts})
 
     @classmethod
     def load(cls, name: str) -> Recipe:
@@ -120,7 +159,9 @@ class Recipe:
     def as_dict(self) -> dict:
         """Plain values, in the order of the fields, for YAML and comparison."""
         items = {key: value for key, value in asdict(self).items() if value is not None}
-        items["training"]["milestones"] = list(self.training.milestones)
+        first = items.get("thresholds", {}).get("pretrain")
+        for training in filter(None, (items["training"], first)):
+            training["milestones"] = list(training["milestones"])
         return items
 
     def float_model(self, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
@@ -138,6 +179,14 @@ class Recipe:
         return torch.nn.Sequential(modules).double()
 
 
+def _training(items: Mapping, where: str) -> Training:
+    check_keys(items, [f.name for f in fields(Training)], f"recipe {where}")
+    for key in ("epochs", "batch", "lr"):
+        if key not in items:
+            raise ValueError(f"recipe {where}: {key!r} is missing")
+    return Training(**items)
+
+
 def _module(name: str, entry: object, x: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
     """The module of one line of `network`, for an input like `x`, and its output."""
     kind, arguments = entry, {}
@@ -150,7 +199,8 @@ def _module(name: str, entry: object, x: torch.Tensor) -> tuple[torch.nn.Module,
     if kind not in KINDS:
         raise unknown(f"module of network.{name}", kind, KINDS)
     sized = {"Linear": {"in_features": x.shape[-1]},
-             "Conv2d": {"in_channels": x.shape[1]}}.get(kind, {})
+             **{key: {"in_channels": x.shape[1]} for key in ("Conv2d", "Adder2d", "SEConv2d")}
+             }.get(kind, {})
     try:
         module = KINDS[kind](**{**sized, **arguments})
         with torch.no_grad():

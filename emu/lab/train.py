@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +16,7 @@ import torch
 from emu import engine, golden, nn
 from emu.lab import stages
 from emu.lab.data import Images, load
-from emu.lab.recipe import Recipe
+from emu.lab.recipe import Recipe, Training
 from emu.lab.record import Recorder
 from emu.lab.run import Run, write
 from emu.lab.telemetry import Telemetry
@@ -29,6 +32,7 @@ class Machine(NamedTuple):
     optimizer: nn.SGD
     backend: Backend
     ranges: stages.Ranges  # what the first of two stages has measured
+    thresholds: torch.optim.Adam | None = None  # which moves float masters: the learned log2_t
 
     @classmethod
     def build(cls, recipe: Recipe, images: Images, computes: type[Backend] = Backend) -> Machine:
@@ -38,7 +42,14 @@ class Machine(NamedTuple):
                        stages.strategies(start) if start else None, recipe.software is not None)
         if start:
             stages.begin(model, start)
-        return cls(model, nn.SGD(model, recipe.training.lr, recipe.training.momentum), backend, {})
+        optimizer = nn.SGD(model, recipe.training.lr, recipe.training.momentum)
+        if recipe.thresholds is None:
+            return cls(model, optimizer, backend, {})
+        learned = list(dict.fromkeys(nn.thresholds(model).values()))
+        if not learned:
+            raise ValueError("recipe thresholds: the hardware learns none in a module of its own; "
+                             "give a setting such as 's8 learned ties_even sat'")
+        return cls(model, optimizer, backend, {}, torch.optim.Adam(learned, recipe.thresholds.lr))
 
     @property
     def in_software(self) -> bool:
@@ -47,14 +58,20 @@ class Machine(NamedTuple):
 
     def state(self) -> dict:
         """Everything the next step depends on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                **({"ranges": self.ranges} if self.ranges else {})}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.ranges:
+            state["ranges"] = self.ranges
+        if self.thresholds:
+            state["thresholds"] = self.thresholds.state_dict()
+        return state
 
     def load(self, state: dict) -> None:
         """Continue from `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ranges.update(state.get("ranges", {}))
+        if self.thresholds:
+            self.thresholds.load_state_dict(state["thresholds"])
 
 
 def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None = None,
@@ -72,6 +89,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None =
     run = Run.resume(out, recipe) if resume else Run.create(out, recipe, machine.model)
     if run.epochs:
         machine.load(run.state())
+    elif recipe.thresholds:
+        _begin(recipe, images, machine, progress)
     for epoch in range(run.epochs, recipe.training.epochs):
         metrics, telemetry = _epoch(recipe, images, machine, epoch, progress)
         run.add_epoch(metrics, telemetry, machine.state())
@@ -108,16 +127,48 @@ def float_model(recipe: Recipe, images: Images) -> torch.nn.Module:
 def float_accuracy(recipe: Recipe, progress: Progress | None = None) -> float:
     """Test accuracy of the same network, data and schedule in plain float64 torch."""
     images = load(recipe.data)
+    first = recipe.thresholds and recipe.thresholds.pretrain
+    model = _trained_in_float(recipe, images, first or recipe.training, progress)
+    return _accuracy(model, images.test_x, images.test_y)
+
+
+def _trained_in_float(recipe: Recipe, images: Images, training: Training,
+                      progress: Progress | None) -> torch.nn.Module:
+    """The recipe's network, trained in plain float64 torch."""
     model = float_model(recipe, images)
-    optimizer = torch.optim.SGD(model.parameters(), recipe.training.lr, recipe.training.momentum)
-    for epoch in range(recipe.training.epochs):
+    optimizer = torch.optim.SGD(model.parameters(), training.lr, training.momentum)
+    recipe = replace(recipe, training=training)
+    for epoch in range(training.epochs):
         _set_rate(optimizer, recipe, epoch)
         for x, y in _batches(recipe, images, epoch, progress, "float epoch"):
             loss = torch.nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return _accuracy(model, images.test_x, images.test_y)
+    return model
+
+
+def _begin(recipe: Recipe, images: Images, machine: Machine, progress: Progress | None) -> None:
+    """Give a machine that learns thresholds its first weights, and calibrate it."""
+    given = recipe.thresholds
+    if given.pretrain:
+        state = _trained_in_float(recipe, images, given.pretrain, progress).state_dict()
+        machine.model.load_state_dict(state, strict=False)
+    elif given.weights:
+        try:
+            state = torch.load(given.weights, weights_only=True)
+            wrong = machine.model.load_state_dict(state, strict=False)
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"recipe thresholds.weights {given.weights}: no state of this network "
+                             f"({str(error).splitlines()[0]})") from None
+        lost = [key for key in wrong.missing_keys if not key.endswith("_log2_t")]
+        if lost or wrong.unexpected_keys:
+            raise ValueError(f"recipe thresholds.weights {given.weights}: "
+                             f"{(lost + wrong.unexpected_keys)[0]} is in the "
+                             f"{'network' if lost else 'file'} alone")
+    batches = (x for x, _ in _batches(recipe, images, 0, None, ""))
+    nn.calibrate(machine.model, islice(batches, given.batches), given.weight, given.bias,
+                 given.acti)
 
 
 def _recorded(machine: Machine) -> Recorder:
@@ -151,6 +202,9 @@ def _epoch(recipe: Recipe, images: Images, machine: Machine, epoch: int,
     """One pass over the training data: the metrics of the epoch, and what the hardware did."""
     machine.model.train()
     _set_rate(machine.optimizer, recipe, epoch)
+    if recipe.thresholds:
+        freeze = recipe.thresholds.freeze
+        nn.freeze_thresholds(machine.model, frozen=freeze is not None and epoch >= freeze)
     losses, telemetry = [], Telemetry()
     steps = recipe.training.epochs * -(-len(images.train_x) // recipe.training.batch)
     measured = steps - recipe.software.iterations if recipe.software else steps
@@ -176,9 +230,13 @@ def _step(machine: Machine, x: torch.Tensor, y: torch.Tensor) -> float:
     with nn.audit():
         loss = nn.cross_entropy(machine.model(x), y)
         machine.optimizer.zero_grad()
+        if machine.thresholds:
+            machine.thresholds.zero_grad()
         with nn.host() if machine.in_software else nullcontext():
             loss.backward()
         machine.optimizer.step()
+    if machine.thresholds:
+        machine.thresholds.step()
     return loss.item()
 
 

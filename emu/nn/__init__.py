@@ -16,6 +16,7 @@ from emu.nn import checkpoint as checkpoint  # which has torch's work on the har
 from emu.nn.adder import Adder2d, SEConv2d
 from emu.nn.audit import FloatSum, audit, host
 from emu.nn.backend import Backend, Place
+from emu.nn.calibrate import calibrate, observe
 from emu.nn.config import Config, Site
 from emu.nn.float_masters import FloatMasters
 from emu.nn.fold import ConvBN, fold
@@ -43,10 +44,10 @@ from emu.nn.thresholds import Freezer, freeze_thresholds, log2_of, share_thresho
 __all__ = ["SGD", "AccumulationStrategy", "Activation", "Adder2d", "Backend", "Config", "ConvBN",
            "FixedScope", "FloatMasters", "FloatSum", "Freezer", "Hardware", "Layer",
            "NoiseStrategy", "Place", "Row", "SEConv2d", "Site", "Strategies", "Strategy",
-           "WeightGradSaver", "audit", "cross_entropy", "fix", "fix_state_dict", "fixed_scope",
-           "fold", "freeze_thresholds", "host", "is_exact", "layers", "load_fix_state_dict",
-           "log2_of", "master_codes", "register_fix_module", "share_thresholds", "table",
-           "thresholds", "to_grid", "use_backend"]
+           "WeightGradSaver", "audit", "calibrate", "cross_entropy", "fix", "fix_state_dict",
+           "fixed_scope", "fold", "freeze_thresholds", "host", "is_exact", "layers",
+           "load_fix_state_dict", "log2_of", "master_codes", "observe", "register_fix_module",
+           "share_thresholds", "table", "thresholds", "to_grid", "use_backend"]
 
 
 def __getattr__(name: str):

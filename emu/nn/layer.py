@@ -224,6 +224,7 @@ class Layer:
     def _enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         to, place, label = self.port(name, training)
         floats = border.to_numpy(tensor, label)
+        self._show(name, training, lambda: floats.astype(np.float64))
         chosen = None
         if to is None or isinstance(to, Rule):
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
@@ -252,6 +253,7 @@ class Layer:
 
     def _requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         to, place, label = self.port(name, training)
+        self._show(name, training, lambda: np.ldexp(codes.astype(np.float64), -form.frac))
         if to is None or isinstance(to, Rule):
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
                 rule, codes, form.frac, last))
@@ -264,8 +266,17 @@ class Layer:
         return self._codes(name, found, to, training)
 
     def _notes(self, name: str, training: bool) -> bool:
+        return self._learns(name, training) and tape.wanted(_setting(name))
+
+    def _learns(self, name: str, training: bool) -> bool:
         to = self.port(name, training).value
-        return isinstance(to, Rule) and to.learned and tape.wanted(_setting(name))
+        return isinstance(to, Rule) and to.learned
+
+    def _show(self, name: str, training: bool, values) -> None:
+        """Show who observes what a learned cast is about to meet."""
+        callback = tape.observer()
+        if callback is not None and self._learns(name, training):
+            callback(self, _setting(name), values())
 
     def leave(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` where it has one, else as they are."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import NamedTuple
@@ -65,6 +65,21 @@ def wanted(setting: str) -> bool:
     """Whether a learned cast of this setting is to note."""
     tape = getattr(_state, "tape", None)
     return tape is not None and setting in tape.settings
+
+
+@contextmanager
+def observing(callback: Callable[[object, str, np.ndarray], None]) -> Iterator[None]:
+    """A context in which each learned cast shows the callback its layer, setting and values."""
+    outer, _state.observer = getattr(_state, "observer", None), callback
+    try:
+        yield
+    finally:
+        _state.observer = outer
+
+
+def observer() -> Callable[[object, str, np.ndarray], None] | None:
+    """Whom learned casts are to show what they meet."""
+    return getattr(_state, "observer", None)
 
 
 def note(label: str, setting: str, tensor: torch.Tensor | None, codes: np.ndarray, frac: int,
