@@ -113,3 +113,61 @@ def test_D04_functions_have_thresholds_once_they_were_observed():
     net = nn.fix(Residual(), {"by_type": {"add": {"x": "s8 learned ties_even sat"}}})
     assert nn.calibrate(net, [X], acti="max") == {"add.x": nn.log2_of(3.0)}
     assert copy.deepcopy(net).add_x_log2_t.item() == nn.log2_of(3.0)
+
+
+# Float twins.
+
+def test_D08_a_model_computes_in_float_and_on_the_hardware_again():
+    net = model()
+    nn.calibrate(net, [X])
+    fixed = net(X)
+    plain = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+    plain.double().load_state_dict(net.state_dict(), strict=False)
+    nn.use_float(net)
+    assert torch.equal(net(X), plain(X)) and not nn.is_exact(net[0])
+    net(X).sum().backward()
+    plain(X).sum().backward()
+    assert torch.equal(net[0].weight.grad, plain[0].weight.grad)
+    nn.use_float(net, False)
+    with nn.audit():
+        assert torch.equal(net(X), fixed)
+
+
+def test_D08_what_is_excluded_stays_on_the_hardware():
+    net = model()
+    nn.calibrate(net, [X])
+    nn.use_float(net, exclude=["2*"])
+    hidden = torch.relu(torch.nn.functional.linear(X, net[0].weight, net[0].bias)).detach()
+    want = net[2](hidden)
+    assert torch.equal(net(X), want)
+    assert not torch.equal(want, torch.nn.functional.linear(hidden, net[2].weight, net[2].bias))
+    with pytest.raises(ValueError, match="unknown module to exclude '3'"):
+        nn.use_float(net, exclude=["3"])
+
+
+def test_D10_similarities_of_tensors():
+    a = torch.tensor([3., 4.])
+    assert nn.Similarity.of(a, a) == (1.0, 0.0)
+    assert nn.Similarity.of(a, torch.tensor([-4., 3.])).cosine == 0
+    assert nn.Similarity.of(torch.zeros(2), torch.zeros(2)).cosine == 1
+    assert nn.Similarity.of(a, torch.zeros(2)).kl > 1
+
+
+def test_D10_a_narrower_model_is_less_similar():
+    found = []
+    for width in (8, 4):
+        net = model({"default": H["default"] | {"w": f"s{width} learned ties_even sat"}})
+        nn.calibrate(net, [X], weight="max", acti="max")
+        twin = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(),
+                                   torch.nn.Linear(5, 3)).double()
+        twin.load_state_dict(net.state_dict(), strict=False)
+        outputs = nn.compare_outputs(twin, net, X)
+        assert list(outputs) == ["0", "1", "2"]
+        parameters = nn.compare_parameters(net)
+        assert list(parameters) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+        found.append((outputs["2"].cosine, parameters["0.weight"].cosine))
+        w = net[0].layer.enter("w", net[0].weight, False)
+        operand, weight = w.codes * w.form.step, net[0].weight.detach().numpy()
+        assert parameters["0.weight"].cosine == pytest.approx(float(  # floats on the host
+            (operand * weight).sum() / np.linalg.norm(operand) / np.linalg.norm(weight)))
+    assert 1 > found[0][0] > found[1][0] > 0.9 and 1 > found[0][1] > found[1][1]

@@ -17,6 +17,7 @@ from emu.nn.adder import Adder2d, SEConv2d
 from emu.nn.audit import FloatSum, audit, host
 from emu.nn.backend import Backend, Place
 from emu.nn.calibrate import calibrate, observe
+from emu.nn.compare import Similarity, compare_outputs, compare_parameters
 from emu.nn.config import Config, Site
 from emu.nn.float_masters import FloatMasters
 from emu.nn.fold import ConvBN, fold
@@ -31,6 +32,7 @@ from emu.nn.modules import (
     register_fix_module,
     to_grid,
     use_backend,
+    use_float,
 )
 from emu.nn.ops.loss import cross_entropy
 from emu.nn.optim import SGD
@@ -43,11 +45,12 @@ from emu.nn.thresholds import Freezer, freeze_thresholds, log2_of, share_thresho
 
 __all__ = ["SGD", "AccumulationStrategy", "Activation", "Adder2d", "Backend", "Config", "ConvBN",
            "FixedScope", "FloatMasters", "FloatSum", "Freezer", "Hardware", "Layer",
-           "NoiseStrategy", "Place", "Row", "SEConv2d", "Site", "Strategies", "Strategy",
-           "WeightGradSaver", "audit", "calibrate", "cross_entropy", "fix", "fix_state_dict",
-           "fixed_scope", "fold", "freeze_thresholds", "host", "is_exact", "layers",
-           "load_fix_state_dict", "log2_of", "master_codes", "observe", "register_fix_module",
-           "share_thresholds", "table", "thresholds", "to_grid", "use_backend"]
+           "NoiseStrategy", "Place", "Row", "SEConv2d", "Similarity", "Site", "Strategies",
+           "Strategy", "WeightGradSaver", "audit", "calibrate", "compare_outputs",
+           "compare_parameters", "cross_entropy", "fix", "fix_state_dict", "fixed_scope", "fold",
+           "freeze_thresholds", "host", "is_exact", "layers", "load_fix_state_dict", "log2_of",
+           "master_codes", "observe", "register_fix_module", "share_thresholds", "table",
+           "thresholds", "to_grid", "use_backend", "use_float"]
 
 
 def __getattr__(name: str):

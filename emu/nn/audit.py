@@ -138,6 +138,28 @@ def host():
         _state.host -= 1
 
 
+@contextmanager
+def floating():
+    """A host region of a module that computes in float, which fixed modules within it leave."""
+    _state.floats = getattr(_state, "floats", 0) + 1
+    try:
+        with host():
+            yield
+    finally:
+        _state.floats -= 1
+
+
+@contextmanager
+def fixed_again():
+    """Out of all `floating` regions."""
+    floats = getattr(_state, "floats", 0)
+    _state.floats, _state.host = 0, getattr(_state, "host", 0) - floats
+    try:
+        yield
+    finally:
+        _state.floats, _state.host = floats, _state.host + floats
+
+
 def on_host() -> bool:
     """Whether this is such a region."""
     return bool(getattr(_state, "host", 0))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 
 from emu.nn import sites, state
 from emu.nn.adder import Adder2d, SEConv2d
-from emu.nn.audit import visit
+from emu.nn.audit import fixed_again, floating, visit
 from emu.nn.backend import Backend
 from emu.nn.config import Config, Site
 from emu.nn.grads import outgoing
@@ -23,6 +24,7 @@ from emu.nn.layer import Hardware, Layer
 from emu.nn.ops.casts import activation
 from emu.nn.scope import Frame, Region, running, top, within
 from emu.nn.strategy import Strategies
+from emu.number import unknown
 from emu.spec import LayerSpec
 
 
@@ -146,13 +148,16 @@ EAGER = (Adder2d, SEConv2d, torch.nn.RNNBase, torch.nn.RNNCellBase,
 def _in_scope(module: FixedModule, forward, args, kwargs):
     """forward(*args, **kwargs), its functions on the module's hardware."""
     region = module._emu_region
+    if region.floating:
+        with floating():
+            return forward(*args, **kwargs)
     if torch.compiler.is_compiling() and region.hardware.eager:
         return _eager(module, forward, args, kwargs)
     if within(region):  # called by the forward of a subclass
         return forward(*args, **kwargs)
     region.ran = True
     inner = torch.compiler.is_compiling() or top() is not None
-    with running(Frame(region, module.training)):
+    with fixed_again(), running(Frame(region, module.training)):
         out = forward(*args, **kwargs)
     return out if inner else outgoing(out)
 
@@ -313,6 +318,8 @@ def to_grid(module: torch.nn.Module) -> None:
 def is_exact(module: FixedModule) -> bool:
     """Whether all that a module computes is exact, as far as its forward has shown it."""
     region = module._emu_region
+    if region.floating:
+        return False
     if not region.ran and sites.computes_in_float(module, region.kinds):
         return False
     return not region.hardware.float_backward and all(
@@ -329,6 +336,25 @@ def layers(model: torch.nn.Module) -> dict[str, Layer]:
                 below = site.removeprefix(region.path).lstrip(".")
                 found[".".join(filter(None, [path, below])) if path else site] = layer
     return found
+
+
+def use_float(model: torch.nn.Module, on: bool = True, exclude: Iterable[str] = ()) -> None:
+    """Let all modules of a fixed model compute in plain float torch, or on the hardware again.
+
+    Those whose paths match a pattern of `exclude` (`*` stands for any text), with what is in them,
+    stay as they are. Raises ValueError for a pattern that matches none.
+    """
+    exclude = list(exclude)
+    modules = dict(model.named_modules())
+    for pattern in exclude:
+        if not any(fnmatchcase(path, pattern) for path in modules):
+            raise unknown("module to exclude", pattern, filter(None, modules))
+    for path, module in modules.items():
+        parts = path.split(".")
+        if isinstance(module, FixedModule) and not any(
+                fnmatchcase(".".join(parts[:i + 1]), pattern)
+                for pattern in exclude for i in range(len(parts))):
+            module._emu_region.floating = on
 
 
 def use_backend(model: torch.nn.Module, backend: Backend) -> None:

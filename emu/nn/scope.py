@@ -59,6 +59,7 @@ class Region:
         self.parts: dict[str, Layer] = {}
         self.regions: dict[str, Region] = {}
         self.alone = False  # whether it holds one function, which then takes its path
+        self.floating = False  # whether its module computes in plain torch for now
         self.ran = False  # whether its module's forward has run: then all its layers are known
 
     def layer(self, name: str, kind: str, uses: tuple[str, ...], channels: int | None) -> Layer:
