@@ -1,8 +1,10 @@
 """What the suite of nics_fix_pt itself asks, under its own names: section by section of it."""
 
-import importlib
+import doctest
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +125,7 @@ def test_the_package_under_its_own_name():
     """Modules that an old script imports under the old name are the same registry and scopes."""
     assert run("""
 import sys
+from pathlib import Path
 import emu.compat.nics_fix_pt
 sys.modules["nics_fix_pt"] = emu.compat.nics_fix_pt
 import nics_fix_pt as nfp
@@ -155,3 +158,8 @@ def test_an_old_script_as_it_is(tmp_path):
                           check=True, capture_output=True, text=True)
     assert done.stdout == "['--lr', '1'] 0.4.0 Linear_fix True __main__\n"
     assert importlib.util.find_spec("nics_fix_pt") is None
+
+
+def test_the_guide_says_what_happens():
+    results = doctest.testfile(str(Path(__file__).parents[1] / "docs" / "migrating.md"), False)
+    assert results.attempted >= 8 and not results.failed
