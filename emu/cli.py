@@ -187,6 +187,9 @@ def prove(
         help="as for vectors; default: the units of the committed vectors, and wider ones")] = None,
     rtl: Annotated[list[Path] | None, typer.Option(
         help="Verilog that replaces ours; same module and port names")] = None,
+    ports: Annotated[Path | None, typer.Option(
+        "--map", help="as for cosim: prove your own module")] = None,
+    top: Annotated[str, typer.Option(help="with --map: your module")] = "",
     second: Annotated[int, typer.Option(
         min=1, help="ask z3, besides bitwuzla, about every n-th unit")] = 5,
     folder: Annotated[Path | None, typer.Option(
@@ -197,6 +200,9 @@ def prove(
     from emu.cosim import solver, yosys
     from emu.golden.cases import from_text
 
+    if ports or top:
+        _prove_own(rtl or (), ports, specs or [], top, second)
+        return
     units = [(from_text(spec), {}) for spec in specs] if specs else proofs.standard_proofs()
     with _progress() as report:
         done = proofs.prove(units, rtl or (), second, progress=report)
@@ -212,6 +218,24 @@ def prove(
               f"{solver.version('z3')})", soft_wrap=True)
     if wrong:
         raise typer.Exit(1)
+
+
+def _prove_own(rtl: list[Path], ports: Path | None, specs: list[str], top: str, second: int
+               ) -> None:
+    """`emu prove --map`; z3 is asked too where `second` is 1."""
+    from emu.cosim.prove import SOLVERS
+    from emu.cosim.your_proof import prove_rtl
+
+    if not ports:
+        raise ValueError(f"--top {top}: needs --map, which says what the ports of {top} carry")
+    if len(specs) > 1:
+        raise ValueError(f"--map with {len(specs)} specs: a module computes one; name one")
+    name, difference = prove_rtl(rtl, ports, *specs, top=top,
+                                 solvers=SOLVERS[:2 if second == 1 else 1])
+    if difference:
+        out.print(difference, soft_wrap=True, markup=False)
+        raise typer.Exit(1)
+    out.print(f"{name}: proved for all inputs", soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -13,7 +13,9 @@ import pytest
 from emu.cosim import bench, check_rtl, hardware, replay, replay_arrays, yours
 from emu.cosim.joints import _by_yosys, wires_of
 from emu.cosim.portmap import INPUTS, OUTPUTS, PortMap, read_map
+from emu.cosim.prove import SOLVERS
 from emu.cosim.tools import ToolFailed
+from emu.cosim.your_proof import prove_rtl
 from emu.golden import read_manifest, write_vectors
 from emu.golden.explain import explain_step
 from emu.golden.units import unpack
@@ -301,9 +303,9 @@ def test_a_bad_map_is_refused_at_its_key(tmp_path, pair, message):
     assert str(error.value).startswith(f"{ports}: ") and message in str(error.value)
 
 
-def cosim(*arguments, cwd=None) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "emu.cli", "cosim", *map(str, arguments)],
-                          cwd=cwd, text=True, check=False, stdout=subprocess.PIPE,
+def emu(*arguments, cwd=None) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-m", "emu.cli", *map(str, arguments)], cwd=cwd,
+                          text=True, check=False, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     return done.returncode, done.stdout
 
@@ -311,7 +313,7 @@ def cosim(*arguments, cwd=None) -> tuple[int, str]:
 def test_verilog_that_does_not_elaborate_is_told_by_file_and_line(tmp_path):
     rtl, ports = changed(tmp_path, "mac_registered", ("wire above =", "wire above = ="))
     line = 1 + rtl[0].read_text().split("above = =")[0].count("\n")
-    status, text = cosim("--rtl", *rtl, "--map", ports)
+    status, text = emu("cosim", "--rtl", *rtl, "--map", ports)
     assert status == 2 and text.endswith(f": {rtl[0]}:{line}: syntax error\n"), text
     assert text.startswith("emu: mac_registered does not elaborate: iverilog ended with status ")
     with pytest.raises(RuntimeError, match=rf"{rtl[0]}:{line}: ERROR: syntax error"):
@@ -340,7 +342,7 @@ def test_what_is_missing_on_the_command_line_is_named(tmp_path):
             (["--rtl", rtl, "--top", "mac_packed"], "--top mac_packed: needs --map"),
             (["--rtl", rtl, "--map", tmp_path / "no.toml"], "cannot be read (No such file"),
             (["--rtl", tmp_path / "no.v", "--map", ports], "cannot be read (No such file")]:
-        status, text = cosim(*arguments)
+        status, text = emu("cosim", *arguments)
         assert status == 2 and message in text and text.count("\n") == 1, text
 
 
@@ -364,8 +366,8 @@ def test_one_corrupted_answer_is_one_difference(monkeypatch):
 
 
 def test_junit_has_the_explanation(tmp_path):
-    status, _ = cosim("--rtl", HERE / "mac_two_stage.v", "--map", HERE / "mac_two_stage.toml",
-                      "--junit", tmp_path / "junit.xml")
+    status, _ = emu("cosim", "--rtl", HERE / "mac_two_stage.v", "--map",
+                    HERE / "mac_two_stage.toml", "--junit", tmp_path / "junit.xml")
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert status == 1 and (suite.get("tests"), suite.get("failures")) == ("1", "1")
     assert "one change removes every difference" in suite.find("testcase/failure").text
@@ -423,8 +425,8 @@ COMMANDS = [part for kind, block in BLOCKS if not kind
 def test_the_page_shows_what_its_commands_print(text):
     command, _, shown = text.partition("\n")
     program, verb, *arguments = shlex.split(command)
-    assert (program, verb) == ("emu", "cosim")
-    _, printed = cosim(*arguments, cwd=HERE)
+    assert program == "emu"
+    _, printed = emu(verb, *arguments, cwd=HERE)
     pattern = re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*?")
     assert re.fullmatch(pattern, printed), printed
 
@@ -440,3 +442,90 @@ def test_the_page_names_every_key():
     for key in keys | roles:
         assert re.search(rf"^\|.*`\[?{key}\]?`.*\|", DOC, re.M), key
     assert len(COMMANDS) > 5
+
+
+# Proofs
+
+
+PIPED = """
+module own (input clk, input go, input [3:0] x, w, output reg [9:0] acc);
+  reg [7:0] product;
+  reg gone;
+  always @(posedge clk) begin
+    gone <= go;
+    product <= x * w;
+    acc <= gone ? 10'd0 : acc + product;
+  end
+endmodule
+"""
+PIPED_MAP = """
+top = "own"
+spec = "{a: u4, b: u4, acc: u10}"
+clock = "clk"
+latency = 2
+inputs = {a = "x", b = "w", clear = "go"}
+outputs = {result = "acc"}
+"""
+
+
+def test_a_right_module_is_proved(tmp_path):
+    assert prove_rtl([HERE / "mac_registered.v"], HERE / "mac_registered.toml",
+                     solvers=SOLVERS)[1] is None
+    rtl, ports = own(tmp_path, PIPED, PIPED_MAP)
+    assert prove_rtl(rtl, ports)[1] is None and check_rtl(rtl, ports).ok
+    reset = PIPED_MAP.replace(', clear = "go"', "").replace("latency", 'reset = "go"\nlatency')
+    rtl, ports = own(tmp_path, PIPED, reset)
+    assert prove_rtl(rtl, ports)[1] is None and check_rtl(rtl, ports).ok
+
+
+WRONG = [
+    ("mac_registered", [("acc: s20 sat", "acc: s20 sat_sym")]),
+    ("mac_registered", [("latency = 1", "latency = 2")]),
+    ("mac_registered", [("(clipped && !load)", "clipped")]),
+    ("mac_registered", [("else if (en) begin", "else begin")]),  # takes a step that is not there
+    ("mac_registered", [("(load ? init : sum)", "sum")]),
+    ("mac_packed", [("clear ? 18'd0 : acc + tree", "acc + tree")]),
+    ("mac_packed", [("clear ? 18'd0 : acc + tree", "clr ? 18'd0 : acc + tree")]),
+]
+
+
+@pytest.mark.parametrize(("name", "pairs"), WRONG)
+def test_a_wrong_module_gives_a_counterexample(tmp_path, name, pairs):
+    _, told = prove_rtl(*changed(tmp_path, name, *pairs))
+    assert told and re.match(rf"{name}: .* => result=", told)
+
+
+def test_a_proof_finds_what_no_vector_meets(tmp_path):
+    rtl, ports = changed(tmp_path, "mac_registered", (
+        "product = x * w", "product = x * w + (x == 8'sd93 && w == -8'sd41 ? 16'sd1 : 16'sd0)"))
+    assert check_rtl(rtl, ports).ok
+    _, told = prove_rtl(rtl, ports)
+    fields = dict(re.findall(r"(\w+)=(\w+)", told))
+    assert (fields["a"], fields["b"]) == ("5d", "d7")
+    base = fields["bias"] if fields["load"] == "1" else fields["sum"]
+    base, = unpack(int(base, 16), Format(20), 1)
+    want, = unpack(int(told.split("expected ")[1], 16), Format(20), 1)
+    came, = unpack(int(fields["result"], 16), Format(20), 1)
+    assert want == max(-1 << 19, min((1 << 19) - 1, base - 93 * 41)) and came == want + 1
+
+
+def test_quantizers_are_proved(tmp_path):
+    right = ROUNDER.replace("{{", "{").replace("}}", "}")
+    assert prove_rtl(*own(tmp_path, right.replace("{UP}", TIES[0][0]), ROUNDER_MAP))[1] is None
+    _, told = prove_rtl(*own(tmp_path, right.replace("{UP}", TIES[1][0]), ROUNDER_MAP))
+    value = int(re.search(r"value=(\w+)", told)[1], 16)
+    assert value % 32 == 8  # a tie above an even code
+    ports = DITHER_MAP.replace(', valid = "done"', "").replace("clock", "latency = 1\nclock")
+    spec = "s12f9 -> s6f0 stochastic5 wrap"
+    assert prove_rtl(*own(tmp_path, DITHER, ports), spec)[1] is None
+    wrong = DITHER.replace("$signed(wide) >>> s", "wide >> s")
+    assert "shift=" in prove_rtl(*own(tmp_path, wrong, ports), spec)[1]
+
+
+def test_a_proof_says_what_it_needs():
+    for name, spec, message in [
+            ("mac_two_stage", "", "latency: is missing; a proof needs it"),
+            ("mac_packed", "{a: s8, b: s8, acc: s18, lanes: 4, tile: 8, outer: s18}",
+             "has two levels")]:
+        with pytest.raises(ValueError, match=message):
+            prove_rtl([HERE / f"{name}.v"], HERE / f"{name}.toml", spec)

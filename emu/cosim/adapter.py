@@ -79,6 +79,27 @@ def adapter(found: PortMap, face: Interface, wires: Mapping[str, Wire], joined: 
               "`else", "wire unknown = 1'b0;", "`endif",
               f"{found.top}{_parameters(found)} unit ({_connections(found, wires, joined)});",
               *_registers(face, answers)]
+    return _module(ports, lines)
+
+
+def bare(found: PortMap, face: Interface, wires: Mapping[str, Wire], joined: Sequence[Joint]
+         ) -> str:
+    """The text of module `emu_adapter` without registers around yours: for a proof."""
+    given = [port for port in face.inputs if port.name[:-2] in {*found.inputs, "reset"}]
+    answers = [port for port in face.outputs if port.name[:-2] in found.outputs]
+    ports = ["input wire clk_i",
+             *(f"input wire {_range(port.bits)}{port.name}" for port in given),
+             *(f"output wire {_range(port.bits)}{port.name}" for port in answers)]
+    lines = [f"wire {_range(wire.width)}w_{name};" for name, wire in wires.items()
+             if wire.direction == "output"]
+    lines += [f"wire {_range(port.bits)}{port.name[:-2]} = {port.name};" for port in given]
+    lines += ["wire restart = reset;"] if found.reset else []
+    lines += [f"{found.top}{_parameters(found)} unit ({_connections(found, wires, joined)});",
+              *(f"assign {port.name} = {_joined(joined, port.name[:-2])};" for port in answers)]
+    return _module(ports, lines)
+
+
+def _module(ports: Sequence[str], lines: Sequence[str]) -> str:
     return "\n".join([f"module {NAME} (", ",\n".join(f"    {port}" for port in ports), ");",
                       *(f"  {line}" for line in lines), "endmodule", ""])
 
