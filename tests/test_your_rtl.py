@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from emu import cli
 from emu.cosim import bench, check_rtl, hardware, replay, replay_arrays, yours
 from emu.cosim.joints import _by_yosys, wires_of
 from emu.cosim.portmap import INPUTS, OUTPUTS, PortMap, read_map
@@ -303,14 +303,22 @@ def test_a_bad_map_is_refused_at_its_key(tmp_path, pair, message):
     assert str(error.value).startswith(f"{ports}: ") and message in str(error.value)
 
 
-def emu(*arguments, cwd=None) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "emu.cli", *map(str, arguments)], cwd=cwd,
-                          text=True, check=False, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
-    return done.returncode, done.stdout
+@pytest.fixture
+def emu(monkeypatch, capfd):
+    """Run a command in `your_rtl`: (exit status, what it prints)."""
+    monkeypatch.chdir(HERE)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["emu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        return stop.value.code or 0, "".join(capfd.readouterr())
+
+    return run
 
 
-def test_verilog_that_does_not_elaborate_is_told_by_file_and_line(tmp_path):
+def test_verilog_that_does_not_elaborate_is_told_by_file_and_line(emu, tmp_path):
     rtl, ports = changed(tmp_path, "mac_registered", ("wire above =", "wire above = ="))
     line = 1 + rtl[0].read_text().split("above = =")[0].count("\n")
     status, text = emu("cosim", "--rtl", *rtl, "--map", ports)
@@ -335,7 +343,7 @@ def test_yosys_and_icarus_tell_the_same_ports():
         assert _by_yosys(found, rtl) == wires_of(found, rtl)
 
 
-def test_what_is_missing_on_the_command_line_is_named(tmp_path):
+def test_what_is_missing_on_the_command_line_is_named(emu, tmp_path):
     rtl, ports = HERE / "mac_packed.v", HERE / "mac_packed.toml"
     for arguments, message in [
             (["--map", ports], "name its files by --rtl"),
@@ -365,7 +373,7 @@ def test_one_corrupted_answer_is_one_difference(monkeypatch):
     assert (report.mismatches, report.ok) == (1, False)
 
 
-def test_junit_has_the_explanation(tmp_path):
+def test_junit_has_the_explanation(emu, tmp_path):
     status, _ = emu("cosim", "--rtl", HERE / "mac_two_stage.v", "--map",
                     HERE / "mac_two_stage.toml", "--junit", tmp_path / "junit.xml")
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
@@ -422,11 +430,11 @@ COMMANDS = [part for kind, block in BLOCKS if not kind
 
 
 @pytest.mark.parametrize("text", COMMANDS, ids=lambda text: text.partition("\n")[0])
-def test_the_page_shows_what_its_commands_print(text):
+def test_the_page_shows_what_its_commands_print(emu, text):
     command, _, shown = text.partition("\n")
-    program, verb, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(command)
     assert program == "emu"
-    _, printed = emu(verb, *arguments, cwd=HERE)
+    _, printed = emu(*arguments)
     pattern = re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*?")
     assert re.fullmatch(pattern, printed), printed
 
