@@ -145,7 +145,7 @@ def test_a_saturation_bound_off_by_one_is_caught(tmp_path):
                   "- ONE - ONE;\n  localparam signed [WIDE-1:0] LO")
     report = replay(default_vectors(), rtl=[path])
     assert {file.unit for file in report.files if file.mismatches} == {
-        "quantizer", "mac", "mac_tiled"}
+        "quantizer", "mac", "mac_tiled", "flag_quantizer", "sgd_update"}
     assert len(report.differences) == 21 and "more" in report.differences[-1]
 
 

@@ -50,6 +50,33 @@ def test_reachable_mac_bins_are_those_of_every_step(text):
     assert set(found) == set(reachable(unit))
 
 
+@pytest.mark.parametrize("text", [
+    "s6f4 -> flag s3f2 ties_even sat", "u6f5 -> flag s2f1 to_pos sat_sym align 2",
+    "s5f6 -> flag s3f2 stochastic2 wrap", "s4f1 -> flag s4f3 ties_odd sat_zero align 1",
+])
+def test_reachable_flag_bins_are_those_of_every_input(text):
+    unit = from_text(text)
+    spec = unit.source
+    every = product(range(spec.source.lo, spec.source.hi + 1), range(spec.coarse.max_shift + 2),
+                    range(1 << spec.cast.rand_bits))
+    assert set(bins(unit, every)) == set(reachable(unit))
+
+
+@pytest.mark.parametrize("text", [
+    "{weight: s5f4 sat, momentum: s3f2 ties_even sat, grad: s4f3, lr: u2f1, mu: u1f1, "
+    "direction: s5f3}",
+    "{weight: s4f2 stochastic2 sat, momentum: s3f1 ties_odd sat_sym, grad: s3f3, lr: s2f1, mu: u1}",
+    "{weight: u4f2 to_pos sat_zero, momentum: s3f2 wrap, grad: u3f2, lr: u2f1, mu: s2f1}",
+])
+def test_reachable_update_bins_are_those_of_every_input(text):
+    unit = from_text(text)
+    spec = unit.source
+    forms = [getattr(spec, name).format for name in ("weight", "momentum", "grad", "lr", "mu")]
+    every = product(*(range(form.lo, form.hi + 1) for form in forms),
+                    range(1 << spec.momentum.rand_bits), range(1 << spec.weight.rand_bits))
+    assert set(bins(unit, every)) == set(reachable(unit))
+
+
 def test_a_thinner_plan_would_miss_bins():
     unit = from_text("s12f14 -> s5f0 ties_even sat")
     by_class = dict(classes(unit, 1))

@@ -8,9 +8,10 @@ import pytest
 from emu.cosim.smt import Number, Script, Truth
 from emu.cosim.solver import satisfiable
 from emu.golden import formula
+from emu.golden.cases import expected, from_text
 from emu.golden.units import QuantizerSpec, mac_records, quantizer_records
 from emu.number import Overflow, Rounding
-from emu.reference import dot_steps
+from emu.reference import dot_steps, flag_unpack, sgd
 from emu.reference import lfsr_draw as reference_draw
 from emu.spec import MacSpec
 
@@ -34,6 +35,42 @@ def test_cast_equals_the_reference_for_every_input(text):
                 code, overflowed = formula.cast(
                     value << spec.pre_shift, formula.least(shift, spec.max_shift), to, rand, same)
                 assert (code & (1 << to.format.width) - 1, int(overflowed)) == want[3:]
+
+
+@pytest.mark.parametrize("text", ["s6f5 -> flag s3f1 {} align 1", "u5f4 -> flag s2f1 {}",
+                                  "s4f3 -> flag s4f3 {} align 2"])
+def test_flag_cast_equals_the_reference_for_every_input(text):
+    for mode in modes():
+        unit = from_text(text.format(mode))
+        spec, to = unit.source, unit.source.cast
+        cases = list(product(range(spec.source.lo, spec.source.hi + 1),
+                             range(spec.coarse.max_shift + 2), range(1 << to.rand_bits)))
+        for (value, shift, rand), want in zip(cases, expected(unit, cases), strict=True):
+            code, overflowed = formula.flag_cast(
+                value << spec.coarse.pre_shift, formula.least(shift, spec.coarse.max_shift), to,
+                rand)
+            assert (formula.flag_pack(code, to), code & (1 << to.format.width) - 1,
+                    int(overflowed)) == want[3:]
+            assert flag_unpack(want[3], to) == code
+
+
+@pytest.mark.parametrize("text", [
+    "{weight: s4f3 sat, momentum: s3f2 stochastic2 sat, grad: s4f3, lr: u1f0, mu: u1f1, "
+    "direction: s5f3}",
+    "{weight: s4f2 ties_away sat_sym, momentum: s3f1 ties_odd, grad: s3f3, lr: s2f1, mu: u1}",
+    "{weight: u4f2 to_pos sat_zero, momentum: s3f2 wrap, grad: u3f2, lr: u2f1, mu: s2f1}",
+])
+def test_sgd_equals_the_reference_for_every_input(text):
+    unit = from_text(text)
+    spec, names = unit.source, ("weight", "momentum", "grad", "lr", "mu")
+    forms = [getattr(spec, name).format for name in names]
+    for codes in product(*(range(form.lo, form.hi + 1) for form in forms)):
+        rand = sum(codes) % 4 if spec.momentum.rand_bits else 0
+        record, = expected(unit, [(*codes, rand, 0)])
+        found = formula.sgd(spec, dict(zip(names, codes, strict=True)), rand_momentum=rand)
+        (weight, over), (momentum, lost) = found["weight"], found["momentum"]
+        assert (weight, momentum) == sgd(*codes, spec, rand, 0)
+        assert record[-2:] == (int(over), int(lost))
 
 
 @pytest.mark.parametrize("text", [

@@ -73,7 +73,7 @@ def test_the_committed_set_has_every_mode_and_class():
     assert {f.parameters["PIPELINE"] for f in files if f.unit == "mac"} == {0, 1, 2}
     assert {name for f in files for name in f.classes} == {
         "edges", "pairs", "bounds", "ties", "dither", "rails", "short", "random", "reset", "count",
-        "found", "bins"}
+        "found", "bins", "walk"}
     assert sum(len(data) for data in bytes_of(default_vectors()).values()) < 1_500_000
     for unit in ("quantizer", "mac", "lfsr"):
         assert sum(f.cases for f in files if f.unit == unit) > 1500

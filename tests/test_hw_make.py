@@ -10,7 +10,9 @@ from hw_make import HW, make
 from emu.cosim import default_vectors
 from emu.golden.vectors import read_manifest
 
-FILES = ["quantizer/s8f2-u4-stochastic3-wrap.hex", "lfsr/lfsr1.hex",
+FILES = ["flag_quantizer/s7f4-flag-s2f1-to_neg-sat.hex", "lfsr/lfsr1.hex",
+         "quantizer/s8f2-u4-stochastic3-wrap.hex",
+         "sgd_update/weight-u8f4-to_zero-sat-momentum-u6f6-to_odd-sat_zero-grad-u5f2-lr-u3f1-mu-u1.hex",
          "mac/s4-s4-product-s4fm2-ties_even-sat-acc-s8fm2-to_neg-sat-lanes-4-pipeline-1-count-4.hex",
          "mac_tiled/u4-u4-acc-u9-to_neg-sat-lanes-2-tile-2-outer-u5fm5-to_odd-sat-reload-true.hex"]
 
@@ -44,8 +46,8 @@ def test_awk_reads_what_the_manifest_says():
 def test_make_replays_a_file_of_each_unit(copies):
     done = replay(copies, *FILES)
     assert done.returncode == 0, done.stdout
-    assert "4 files replayed in icarus, 0 differences" in done.stdout
-    assert done.stdout.count("PASS") == 4
+    assert "6 files replayed in icarus, 0 differences" in done.stdout
+    assert done.stdout.count("PASS") == 6
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,54 +7,21 @@ show follows, from any state of its registers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from emu.cosim.claims_casts import cast_question, flag_question, update_question
 from emu.cosim.model import Model, smt_text
-from emu.cosim.smt import Number, Truth
+from emu.cosim.question import Question, signed_code
+from emu.cosim.smt import Number
 from emu.golden import formula
-from emu.golden.units import QuantizerSpec, Unit, lfsr_records, mac_records, quantizer_unit
-from emu.number import Cast, Format, Rounding
+from emu.golden.units import Unit, lfsr_records, mac_records
+from emu.number import Format
 from emu.spec import MacSpec
 
 RUN = {"rst_ni": 1, "en_i": 1}  # an ordinary clock
 MAC_OUTPUTS = ["step_o", "valid_o", "acc_o", "ovf_o", "ovf_count_o"]
-Case = tuple  # as the records functions of `emu.golden.units` take it
-
-
-@dataclass(frozen=True)
-class Question:
-    """A claim under what its model assumes, with what a counterexample is told by."""
-
-    what: str
-    model: Model
-    claims: list  # conditions that should hold together
-    covers: list  # conditions that can hold together, or else nothing is claimed
-    seen: Mapping[str, Number]  # what of a counterexample is told
-    tell: Callable[[dict[str, int]], tuple[Case, Unit, int] | None]
-    prefer: Sequence[Sequence[Truth | bool]] = ()  # what makes a counterexample easy to read
-    implies: Question | None = None  # a harder one, to be asked only where this fails
-
-    def text(self) -> str:
-        """Satisfiable where the claims can fail."""
-        return self._asked(f"(not {conjunction(self.claims)})")
-
-    def cover(self) -> str:
-        """Satisfiable unless the claims say nothing."""
-        return self._asked(conjunction(self.covers))
-
-    def _asked(self, condition: str) -> str:
-        return "\n".join(["(set-logic QF_BV)", *self.model.script.lines,
-                          f"(assert {condition})", ""])
-
-
-def conjunction(conditions: list) -> str:
-    """Their conjunction."""
-    return f"(and true true {' '.join(getattr(c, 'name', str(c).lower()) for c in conditions)})"
-
-
 def questions(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], change: str = ""
               ) -> Iterator[Question]:
     """All that must hold of a unit for it to be what its spec says.
@@ -62,8 +29,10 @@ def questions(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], chan
     `more` are parameters beside its own, `change` a command of Yosys on what it has read.
     """
     model = partial(Model, smt_text(unit, more, sources, change), unit.module)
-    if unit.module == "quantizer":
-        yield _cast_question(unit, model(), bool(more.get("ROUNDING_PORT")))
+    if unit.latency == 0:
+        yield {"quantizer": partial(cast_question, any_rounding=bool(more.get("ROUNDING_PORT"))),
+               "flag_quantizer": flag_question, "sgd_update": update_question,
+               }[unit.module](unit, model())
         return
     if unit.module == "mac_tiled":  # its registers are not all at its ports: whole transactions
         for steps, bubbles in _transactions(unit.source):
@@ -73,40 +42,6 @@ def questions(unit: Unit, more: Mapping[str, int], sources: Sequence[Path], chan
     outputs = ["valid_o", "rand_o"] if unit.module == "lfsr" else MAC_OUTPUTS
     yield _still_question(model(), _stall_question(unit, model(), outputs))
     yield _reset_question(unit, model(), outputs)
-
-
-def _code(bits: int, width: int, signed: bool) -> int:
-    return bits - (signed and bits >> width - 1 << width)
-
-
-def _cast_question(unit: Unit, model: Model, any_rounding: bool) -> Question:
-    spec: QuantizerSpec = unit.source
-    to, state = spec.cast, model.state()
-    value = model.port(state, "value_i", spec.source.signed)
-    shift, rand = model.port(state, "shift_i"), model.port(state, "rand_i")
-    rounding = model.port(state, "rounding_i") if any_rounding else None
-    code, overflowed = formula.cast(value << spec.pre_shift, formula.least(shift, spec.max_shift),
-                                    to, rand, rounding)
-    seen = {"value_i": value, "shift_i": shift, "rand_i": rand,
-            "code_o": model.port(state, "code_o"), "ovf_o": model.port(state, "ovf_o")}
-    claims = [seen["code_o"] == (code & (1 << to.format.width) - 1),
-              seen["ovf_o"] == formula.pick(overflowed, 1, 0)]
-    if any_rounding:
-        seen["rounding_i"] = rounding
-
-    def tell(bits):
-        told = unit
-        if any_rounding:
-            mode = Rounding(bits["rounding_i"] if bits["rounding_i"] <= 11 else 0)
-            rand_bits = to.rand_bits if mode == Rounding.STOCHASTIC else 0
-            told = quantizer_unit(replace(spec, cast=Cast(to.format, mode, to.overflow,
-                                                          rand_bits)))
-        value = _code(bits["value_i"], spec.source.width, spec.source.signed)
-        rand = bits["rand_i"] if told.source.cast.rand_bits else bits["rand_i"] & 1
-        return (value, bits["shift_i"], rand), told, 0
-
-    return Question("a cast", model, claims, [seen["code_o"] + seen["ovf_o"] > 0],
-                    seen, tell)
 
 
 def _mac_question(unit: Unit, model: Model) -> Question:
@@ -145,9 +80,9 @@ def _mac_question(unit: Unit, model: Model) -> Question:
             return None
         codes = [_codes(bits["a_i"], mac.a, lanes), _codes(bits["b_i"], mac.b, lanes)]
         if bits["load_i"]:
-            return (*codes, _code(bits["bias_i"], form.width, form.signed)), unit, 0
+            return (*codes, signed_code(bits["bias_i"], form.width, form.signed)), unit, 0
         padded = [[0] * lanes + some for some in codes]
-        return (*padded, _code(bits["acc"], form.width, form.signed)), unit, 1
+        return (*padded, signed_code(bits["acc"], form.width, form.signed)), unit, 1
 
     shows = [valid == 1, last == 1]
     prefer = [[*shows, load == 1, ovf == 0, count == 0, acc == 0],
@@ -197,7 +132,7 @@ def _dot_question(unit: Unit, model: Model, steps: int, bubbles: bool) -> Questi
     def tell(bits):
         a, b = ([code for i in range(steps) for code in _codes(bits[f"{name}_i {i}"], f, lanes)]
                 for name, f in (("a", mac.a), ("b", mac.b)))
-        case = a, b, _code(bits["bias_i"], form.width, form.signed)
+        case = a, b, signed_code(bits["bias_i"], form.width, form.signed)
         for i, record in enumerate(mac_records(mac, *case)):
             got = {name: bits[f"{name} {i}"] for name in MAC_OUTPUTS}
             if (1, *record[5:]) != tuple(got.values()):
@@ -213,7 +148,7 @@ def _dot_question(unit: Unit, model: Model, steps: int, bubbles: bool) -> Questi
 
 def _codes(bits: int, form: Format, lanes: int) -> list[int]:
     """The codes packed in an operand port, lane 0 lowest."""
-    return [_code(bits >> i * form.width & (1 << form.width) - 1, form.width, form.signed)
+    return [signed_code(bits >> i * form.width & (1 << form.width) - 1, form.width, form.signed)
             for i in range(lanes)]
 
 

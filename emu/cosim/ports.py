@@ -72,6 +72,8 @@ PROTOCOLS = {
     "mac_tiled": Protocol("valid_i", "step_o", "load_i"),
     "mac_array": Protocol("en_i", None),
     "lfsr": Protocol("en_i", "valid_o", "load_i"),
+    "flag_quantizer": None,
+    "sgd_update": None,
 }
 
 
@@ -125,5 +127,21 @@ def _lfsr(p: Mapping[str, int]) -> list[Port]:
     return [Port("load_i", 1), Port("state_i", 32), Port("rand_o", p["RAND_WIDTH"])]
 
 
+def _flag_quantizer(p: Mapping[str, int]) -> list[Port]:
+    return [Port("value_i", p["IN_WIDTH"], p["IN_SIGNED"] == 1), Port("shift_i", 8),
+            Port("rand_i", p["RAND_WIDTH"], optional=True), Port("code_o", p["WIDTH"] + 1),
+            Port("operand_o", 2 * p["WIDTH"] - 1, True), Port("ovf_o", 1)]
+
+
+def _sgd_update(p: Mapping[str, int]) -> list[Port]:
+    code = lambda name, short: Port(name, p[f"{short}_WIDTH"], p[f"{short}_SIGNED"] == 1)  # noqa: E731
+    return [code("weight_i", "W"), code("momentum_i", "M"), code("grad_i", "G"),
+            code("lr_i", "LR"), code("mu_i", "MU"),
+            Port("rand_momentum_i", p["M_RAND_WIDTH"], optional=True),
+            Port("rand_weight_i", p["W_RAND_WIDTH"], optional=True),
+            code("weight_o", "W"), code("momentum_o", "M"), Port("ovf_weight_o", 1),
+            Port("ovf_momentum_o", 1)]
+
+
 _PORTS = {"quantizer": _quantizer, "mac": _mac, "mac_tiled": _mac, "mac_array": _mac_array,
-          "lfsr": _lfsr}
+          "lfsr": _lfsr, "flag_quantizer": _flag_quantizer, "sgd_update": _sgd_update}

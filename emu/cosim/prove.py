@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from emu.cosim.claims import Case, Question, conjunction, questions
+from emu.cosim.claims import questions
 from emu.cosim.places import rtl_sources
+from emu.cosim.question import Case, Question, conjunction
 from emu.cosim.solver import SECONDS, model, satisfiable
 from emu.cosim.tools import ToolMissing
 from emu.golden.cases import expected, file_name, standard

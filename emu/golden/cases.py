@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 from emu.golden.coverage import Bin, all_bins, bins, reachable, why_not
+from emu.golden.flagged import FlagQuantizerSpec, flag_plan, flag_records, flag_unit
 from emu.golden.units import (
     COUNT_WIDTH,
     QuantizerSpec,
@@ -27,9 +28,11 @@ from emu.golden.units import (
     quantizer_records,
     quantizer_unit,
 )
+from emu.golden.update import update_plan, update_records, update_unit
 from emu.golden.vectors import vector_set
-from emu.number import Format, Overflow, Rounding
+from emu.number import Format, Overflow, Rounding, parse_mapping
 from emu.spec import MacSpec
+from emu.update import UpdateSpec
 
 SEED = 1
 STRENGTH = Path(__file__).with_name("strength.json")  # written by `emu mutate --update`
@@ -80,6 +83,26 @@ SHORT_COUNTS = [  # an overflow counter of 4 bits, so that vectors reach its end
     ("{a: s4, b: s4, product: s4f-2 ties_even sat, acc: s8f-2 sat, lanes: 4}", 1),
 ]
 LFSRS = (1, 8, 16, 32)
+FLAGS = [
+    "s16f10 -> flag s8f7 ties_even sat_sym", "s20f16 -> flag s8f4 stochastic8 sat align 2",
+    "s12f9 -> flag s5f3 to_odd wrap", "u10f6 -> flag s4f3 ties_away sat_zero",
+    "s7f4 -> flag s2f1 to_neg sat", "s8f2 -> flag s6f6 to_away sat_sym align 9",
+    "s32f30 -> flag s16f15 ties_even sat_sym",
+]
+UPDATES = [  # the first two are those of WAGEUBN: 13, 15, 10, 24 and 3 bits, and narrow ones
+    "{weight: s24f23 sat, momentum: s13f12 ties_even sat, grad: s15f14, lr: u10f9, mu: u3f2, "
+    "direction: s17f14}",
+    "{weight: s8f7 sat_sym, momentum: s4f3 stochastic3 sat, grad: s5f4, lr: u4f3, mu: u2f1, "
+    "direction: s7f4}",
+    "{weight: s16f14 stochastic8 sat, momentum: s12f10 ties_even sat, grad: s8f9, lr: u8f8, "
+    "mu: u4f4}",
+    "{weight: s12f9 ties_away wrap, momentum: s10f4 ties_pos sat_sym, grad: s9f8 sat, lr: s5f4, "
+    "mu: s5f3}",
+    "{weight: u8f4 to_zero sat, momentum: u6f6 to_odd sat_zero, grad: u5f2, lr: u3f1, mu: u1}",
+    "{weight: s6f9 sat_zero, momentum: s5f7 wrap, grad: s4f3, lr: u2f1, mu: u2f2}",
+    "{weight: s32f30 stochastic16 sat, momentum: s16f12 stochastic32 sat, grad: s16f14, "
+    "lr: u16f16, mu: u8f8}",
+]
 
 Plan = list[tuple[str, list]]
 
@@ -89,16 +112,24 @@ def standard() -> list[Unit]:
     return [*(quantizer_unit(QuantizerSpec.parse(text)) for text in QUANTIZERS),
             *(mac_unit(MacSpec.parse(text), pipeline) for text, pipeline in MACS),
             *(mac_unit(MacSpec.parse(text), pipeline, 4) for text, pipeline in SHORT_COUNTS),
-            *(lfsr_unit(bits) for bits in LFSRS)]
+            *(lfsr_unit(bits) for bits in LFSRS),
+            *map(from_text, FLAGS), *map(from_text, UPDATES)]
 
 
 def from_text(text: str) -> Unit:
-    """The unit of a MacSpec text, of `s16f8 -> s8f4 ties_even sat`, or of `lfsr16`."""
+    """The unit of a MacSpec or UpdateSpec text, of `s16f8 -> s8f4 ties_even sat`, or of `lfsr16`.
+
+    A cast after `flag` is that of a `flag_quantizer`.
+    """
     if match := re.fullmatch(r"\s*lfsr(\d+)\s*", text):
         return lfsr_unit(int(match[1]))
+    if re.search(r"->\s*flag ", text):
+        return flag_unit(FlagQuantizerSpec.parse(text))
     if "->" in text:
         return quantizer_unit(QuantizerSpec.parse(text))
     if text.strip().startswith("{"):
+        if "weight" in parse_mapping(text):
+            return update_unit(UpdateSpec.parse(text))
         return mac_unit(MacSpec.parse(text))
     raise ValueError(f"spec {text!r}: write a mac '{{a: s8, b: s8, acc: s20 sat}}', a quantizer "
                      "'s16f8 -> s8f4 ties_even sat', or 'lfsr16'")
@@ -125,6 +156,8 @@ def write_vectors(out: Path, spec: str | None = None, level: int = 1, progress=N
 def file_name(unit: Unit) -> str:
     """The name of a unit's file, from its spec: `quantizer/s16f8-s8f4-ties_even-sat.hex`."""
     text = re.sub(r"\b[ab]: |f0\b", "", unit.spec).replace("f-", "fm")
+    if unit.module == "sgd_update":  # many casts: what a text may leave out is left out
+        text = re.sub(r" to_neg\b| wrap\b", "", text)
     text = re.sub(r"\W+", "-", text).strip("-")
     if pipeline := unit.parameters.get("PIPELINE"):
         text += f"-pipeline-{pipeline}"
@@ -180,10 +213,8 @@ def _strength() -> dict:
 
 def expected(unit: Unit, cases: list) -> Iterator[Record]:
     """The records of cases, as the plan of the unit makes them."""
-    if unit.module == "quantizer":
-        yield from quantizer_records(unit.source, cases)
-    elif unit.module == "lfsr":
-        yield from lfsr_records(unit.source, cases)
+    if unit.module in _RECORDS:
+        yield from _RECORDS[unit.module](unit.source, cases)
     else:
         for a, b, bias in cases:
             yield from mac_records(unit.source, a, b, bias, idle=~(bias or 0),
@@ -291,4 +322,6 @@ def _lfsr_plan(unit: Unit, random: Random, count: int) -> Plan:
 
 
 _PLANS = {"quantizer": _quantizer_plan, "mac": _mac_plan, "mac_tiled": _mac_plan,
-          "lfsr": _lfsr_plan}
+          "lfsr": _lfsr_plan, "flag_quantizer": flag_plan, "sgd_update": update_plan}
+_RECORDS = {"quantizer": quantizer_records, "lfsr": lfsr_records, "flag_quantizer": flag_records,
+            "sgd_update": update_records}

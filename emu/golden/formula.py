@@ -8,8 +8,9 @@ of roundings and overflows, and tested against `emu.reference`, with which it sh
 
 from __future__ import annotations
 
-from emu.number import Cast, Overflow, Rounding
+from emu.number import Cast, FlagCast, Overflow, Rounding
 from emu.spec import MacSpec
+from emu.update import UpdateSpec
 
 LFSR_TAPS = (0, 1, 21, 31)  # the state bits that a bit shifted out inverts
 
@@ -69,6 +70,46 @@ def fit(x, to: Cast):
     fitted = pick(over | under, instead, x)
     kept = fitted - to.format.lo & (1 << to.format.width) - 1  # the low bits, as wires hold them
     return kept + to.format.lo, over | under
+
+
+def flag_cast(x, n, to: FlagCast, rand=0):
+    """(integer of `to`, overflowed) of x / 2^n codes of its cast, n >= 0."""
+    one = 1 << n
+    is_coarse = (x >= one) | (x <= 0 - one)
+    large, lost = cast(x, n, to.cast, rand)
+    small, _ = cast(x << to.low, n, Cast(to.format, to.rounding, Overflow.SAT, to.rand_bits), rand)
+    return pick(is_coarse, large << to.low, small), is_coarse & lost
+
+
+def flag_pack(code, to: FlagCast):
+    """The bits that hold an integer of `to`: the flag, and a code of its cast."""
+    one, mask = 1 << to.low, (1 << to.cast.format.width) - 1
+    flag = (code >= one) | (code <= -one)
+    return pick(flag, (code >> to.low & mask) + mask + 1, code & mask)
+
+
+def sgd(spec: UpdateSpec, codes: dict, kept=None, rand_momentum=0, rand_weight=0):
+    """{"momentum", "weight"} to (new code, overflowed): an update without decay or Nesterov.
+
+    `kept` is the new momentum where that is known otherwise.
+    """
+    def summed(name):
+        frac, found = spec.sum_frac(name), 0
+        for sign, *factors in spec.sums[name]:
+            term = known[factors[0]] if len(factors) == 1 else known[factors[0]] * known[factors[1]]
+            term = term << frac - spec.term_frac(factors)
+            found = found + term if sign > 0 else found - term
+        return found
+
+    def ended(name, rand):
+        to, found = getattr(spec, name), summed(name)
+        drop = spec.sum_frac(name) - to.format.frac
+        return cast(found << max(-drop, 0), max(drop, 0), to, rand)
+
+    known = dict(codes)
+    momentum = ended("momentum", rand_momentum)
+    known |= {"direction": summed("momentum"), "momentum": momentum[0] if kept is None else kept}
+    return {"momentum": momentum, "weight": ended("weight", rand_weight)}
 
 
 def mac_step(mac: MacSpec, a: list, b: list, base):
