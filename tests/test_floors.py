@@ -33,7 +33,7 @@ FLOORS = {
                 "emu.engine", "emu.bounds", "emu.golden", "emu.cosim", "emu.nn", "numpy", "torch",
                 "yaml", "safetensors", "sklearn", "matplotlib"},
     "emu/compat": {"emu.number", "emu.spec", "emu.update", "emu.engine", "emu.nn", "emu.lab",
-                   "numpy", "torch", "yaml"},
+                   "numpy", "torch", "yaml", "rich"},
     "hw/tb": {"emu.golden.vectors", "cocotb", "bench"},
 }
 FILES = [(place, path) for place in FLOORS for path in

@@ -96,20 +96,17 @@ class Backend:
 
     def adder2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry) -> np.ndarray:
         """x (N, C, H, W), w (O, C/groups, KH, KW) of one grid -> accumulator codes."""
-        with _named(place):
-            return engine.adder2d(x, w, mac, bias, **geometry)
+        return _named(place, engine.adder2d, x, w, mac, bias, **geometry)
 
     def adder2d_grad_input(self, place: Place, x, w, error, mac: MacSpec, limit: int, **geometry
                            ) -> np.ndarray:
         """error (N, O, OH, OW) -> accumulator codes of the shape of x."""
-        with _named(place):
-            return engine.adder2d_grad_input(x, w, error, mac, limit, **geometry)
+        return _named(place, engine.adder2d_grad_input, x, w, error, mac, limit, **geometry)
 
     def adder2d_grad_weight(self, place: Place, x, w, error, mac: MacSpec, **geometry
                             ) -> np.ndarray:
         """error (N, O, OH, OW) -> accumulator codes of the shape of w."""
-        with _named(place):
-            return engine.adder2d_grad_weight(x, w, error, mac, **geometry)
+        return _named(place, engine.adder2d_grad_weight, x, w, error, mac, **geometry)
 
     def lookup(self, place: Place, x, table: Table) -> np.ndarray:
         """The entries of a table for codes x of its input."""

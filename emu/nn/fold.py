@@ -185,9 +185,9 @@ def _put(model, modules: dict, name: str, other: str, one: Folded) -> None:
             module.bias = torch.nn.Parameter(torch.empty_like(bias))
         module.bias.copy_(bias)
     after = layer if isinstance(module, ConvBN) else modules[other].layer
-    for phase in ("spec", "evaluation"):
-        setattr(layer, phase, replace(getattr(layer, phase), w=one.casts[0], b=one.casts[1],
-                                      y=getattr(after, phase).y))
+    layer.become(*(replace(mine, w=one.casts[0], b=one.casts[1], y=theirs.y)
+                   for mine, theirs in ((layer.spec, after.spec),
+                                        (layer.evaluation, after.evaluation))))
     if isinstance(module, ConvBN):
         del module.bn
         module.__class__ = fixed(torch.nn.Conv2d)

@@ -93,12 +93,11 @@ class Layer:
                  channels: int | None = None, evaluation: LayerSpec | None = None,
                  kind: str = "", uses: tuple[str, ...] = (),
                  parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = ""):
-        self.site, self.spec, self.hardware, self.channels = site, spec, hardware, channels
-        self.evaluation = spec if evaluation is None else evaluation
+        self.site, self.hardware, self.channels = site, hardware, channels
+        self.become(spec, spec if evaluation is None else evaluation)
         self.kind, self.uses = kind, uses  # those of its Site
         self.nest = hardware.strategies.of(Site(site, kind, uses), spec)
         self._fracs: dict[str, int] = {}
-        self._ports: dict[tuple[str, bool], Port] = {}
         self.exact = True
         self._parameters = parameters
         self.threshold_keys = {  # of what is learned: the names of its thresholds in the module
@@ -106,6 +105,11 @@ class Layer:
                 isinstance(rule := getattr(each, name), Rule) and rule.learned
                 for each in (self.spec, self.evaluation))}
         self._make_thresholds()
+
+    def become(self, spec: LayerSpec, evaluation: LayerSpec) -> None:
+        """Be this hardware in training, and that in evaluation."""
+        self.spec, self.evaluation = spec, evaluation
+        self._ports: dict[tuple[str, bool], Port] = {}
 
     def _make_thresholds(self) -> None:
         if self._parameters is None:

@@ -27,7 +27,7 @@ def threshold_grad(x: list[int], frac: int, grad: list[int], to: Cast,
     what trains the threshold.
 
     >>> threshold_grad([10, 5, -9], 2, [1, 1, 1], Cast.parse("s3f1 ties_even sat"))
-    3
+    6
     """
     rand = rand or [None] * len(x)
     return sum(g * threshold_step(value, frac, to, r)

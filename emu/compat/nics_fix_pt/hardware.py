@@ -115,7 +115,7 @@ class Binding:
                 entry = OWN[self.kind]
                 self.layer = self.region.layer("", self.kind, entry.uses, entry.channels)
             site = Site(self.layer.site, self.kind, self.layer.uses)
-            self.layer.spec = self.layer.evaluation = self.resolve(site)
+            self.layer.become(*2 * [self.resolve(site)])
             self.asked = asked
         bound = float(source["scale"]) if source is not None else _bound(x)
         self._point("x", bound)
