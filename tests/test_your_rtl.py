@@ -10,17 +10,14 @@ from xml.etree import ElementTree
 import pytest
 
 from emu import cli
-from emu.cosim import bench, check_rtl, hardware, replay, replay_arrays, yours
+from emu.cosim import bench, check_rtl, yours
 from emu.cosim.joints import _by_yosys, wires_of
 from emu.cosim.portmap import INPUTS, OUTPUTS, PortMap, read_map
 from emu.cosim.prove import SOLVERS
 from emu.cosim.tools import ToolFailed
 from emu.cosim.your_proof import prove_rtl
-from emu.golden import read_manifest, write_vectors
-from emu.golden.explain import explain_step
 from emu.golden.units import unpack
 from emu.number import Format
-from emu.spec import MacSpec
 
 HERE = Path(__file__).parent / "your_rtl"
 MACS = ["mac_registered", "mac_two_stage", "mac_packed"]
@@ -379,46 +376,6 @@ def test_junit_has_the_explanation(emu, tmp_path):
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert status == 1 and (suite.get("tests"), suite.get("failures")) == ("1", "1")
     assert "one change removes every difference" in suite.find("testcase/failure").text
-
-
-# The step of a dot product at which a replay fails
-
-
-def test_a_replayed_accumulation_is_explained_at_its_step(tmp_path):
-    write_vectors(tmp_path / "v", "{a: s8, b: s8, acc: s16 sat, lanes: 2}")
-    wrong = tmp_path / "mac.v"
-    text = (hardware() / "rtl" / "mac.v").read_text()
-    assert text.count("k < LANES;") == 1
-    wrong.write_text(text.replace("k < LANES;", "k < LANES - 1;"))
-    for report in (replay(tmp_path / "v", rtl=[wrong]),
-                   replay_arrays(tmp_path / "v", "cxxrtl", rtl=[wrong])):
-        first = report.differences[0]
-        number = int(re.search(r":(\d+)  ", first)[1])
-        step, *products, total = report.explained
-        file, = read_manifest(tmp_path / "v").files
-        lines = list(file.lines())
-        start = max((i for i in range(number) if lines[i][0] == "1"), default=0)
-        assert step.startswith(f"step {number - start} of ") and len(products) == 2
-        k = 2 * (number - 1 - start)
-        a, b = (unpack(int(lines[number - 1][i], 16), Format(8), 2) for i in (3, 4))
-        for i in range(2):
-            assert products[i] == f"  k {k + i}: a {a[i]} * b {b[i]} = {a[i] * b[i]}"
-        held = lines[number - 2][6] if number - 1 > start else "0"  # the first comes after reset
-        before, = unpack(int(held, 16), Format(16), 1)
-        assert step.endswith(f"before it the sum is {before}")
-        exact = before + a[0] * b[0] + a[1] * b[1]
-        assert f"= {exact}" in total and "came " in total
-
-
-def test_a_step_tells_casts_and_tiles():
-    mac = MacSpec.parse("{a: s8, b: s8, product: s12f-2 ties_even sat, acc: s13f-2 sat, lanes: 2}")
-    assert explain_step(mac, [127, 127, 3], [127, 127, 2], 5, 1, 7) == [
-        "step 2 of 2, k = 2, bias 5: before it the sum is 4095",
-        "  k 2: a 3 * b 2 = 6, as s12f-2 ties_even sat 2",
-        "  4095 + 2 = 4097, out of s13f-2 (-4096 to 4095): sat gives 4095, came 7"]
-    mac = MacSpec.parse("{a: s8, b: s8, acc: s17, tile: 1, outer: s20}")
-    assert explain_step(mac, [1, 2], [3, 4], 0, 1, 0)[-1] == \
-        "  with tiles of 1 into s20f0 to_neg wrap: 11, came 0"
 
 
 # docs/your-rtl.md

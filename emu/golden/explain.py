@@ -10,11 +10,14 @@ from emu.reference import dot_steps, fit, overflows, round_shift
 from emu.spec import MacSpec
 
 SHOWN = 8  # lanes told
+Axes = Sequence[tuple[str, int]]  # name and size, the slowest first
 
 
 def explain_step(mac: MacSpec, a: Sequence[int], b: Sequence[int], bias: int | None, step: int,
-                 came: int) -> list[str]:
-    """Step `step` of a dot product whose register then held `came`, from 0.
+                 came: int, which: str = "", taps: Axes = ()) -> list[str]:
+    """Step `step`, from 0, of the dot product that `which` tells, whose register then held `came`.
+
+    `taps` are the axes of k.
 
     >>> for line in explain_step(MacSpec.parse("{a: s8, b: s8, acc: s8 sat}"),
     ...                          [100, 100, -100], [1, 1, 1], 0, 1, -56):
@@ -26,16 +29,16 @@ def explain_step(mac: MacSpec, a: Sequence[int], b: Sequence[int], bias: int | N
     start, stop = step * mac.lanes, min((step + 1) * mac.lanes, len(a))
     told = [result for result, _ in dot_steps(list(a[:stop]), list(b[:stop]), mac, bias or 0)]
     before, after = told[-2] if step else bias or 0, told[-1]
-    taps = f"k = {start}" if stop == start + 1 else f"k = {start} to {stop - 1}"
-    lines = [f"step {step + 1} of {-(-len(a) // mac.lanes)}, {taps}, bias {bias or 0}: before it "
-             f"the sum is {before}"]
+    ks = f"k = {start}" if stop == start + 1 else f"k = {start} to {stop - 1}"
+    lines = [f"{which}step {step + 1} of {-(-len(a) // mac.lanes)}, {ks}, bias {bias or 0}: before "
+             f"it the sum is {before}"]
     products = []
     for k in range(start, stop):
         exact = a[k] * b[k]
         rounded = round_shift(exact, -mac.product.format.frac, mac.product)
         products.append(fit(rounded, mac.product))
         if k < start + SHOWN:
-            lines.append(f"  k {k}: a {a[k]} * b {b[k]} = {exact}" + (
+            lines.append(f"  k {k}{_place(k, taps)}: a {a[k]} * b {b[k]} = {exact}" + (
                 "" if products[-1] == exact else f", as {mac.product} {products[-1]}"))
     if stop - start > SHOWN:
         lines.append(f"  ... and {stop - start - SHOWN} products more")
@@ -62,8 +65,8 @@ def explain_line(file: VectorFile, number: int, came: Sequence[str]) -> list[str
         return []
     mac = MacSpec.parse(file.spec)
     names = [field.name for field in file.fields]
-    steps: list[list[int]] = []
-    step = 0
+    steps: list[dict[str, int]] = []
+    step, sums = 0, 0
     for i, line in enumerate(file.lines(), start=1):
         bits = [int(digits, 16) for digits in line]
         record = dict(zip(names, bits, strict=True))
@@ -71,6 +74,7 @@ def explain_line(file: VectorFile, number: int, came: Sequence[str]) -> list[str
             if i > number:
                 break
             steps = []
+            sums += 1
         steps.append(record)
         if i == number:
             step = len(steps) - 1
@@ -84,4 +88,15 @@ def explain_line(file: VectorFile, number: int, came: Sequence[str]) -> list[str
     if not set(acc) <= set("0123456789abcdef"):
         return []
     bias, acc = (unpack(bits, form, 1)[0] for bits in (bias, int(acc, 16)))
-    return explain_step(mac, a, b, bias, step, acc)
+    axes = file.axes or {"sums": [], "terms": []}
+    which = f"sum {sums}{_place(sums - 1, axes['sums'])}, " if file.axes else ""
+    return explain_step(mac, a, b, bias, step, acc, which, axes["terms"])
+
+
+def _place(index: int, axes: Axes) -> str:
+    """Where an index lies on its axes."""
+    named = []
+    for name, size in reversed(axes):
+        index, at = divmod(index, size)
+        named.append(f"{name} {at}")
+    return f" ({', '.join(reversed(named))})" if named else ""

@@ -37,6 +37,7 @@ class MacTrace:
     terms: Iterable[tuple[list[int], list[int]]]  # operands of each output, reference.*_terms
     bias: Sequence[int] | None  # one for each output, or None
     results: Sequence[int]  # what the engine computed, one for each output
+    axes: dict[str, list] | None = None  # of "sums" and "terms": (name, size), slowest first
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def check_traces(traces: Iterable[Trace]) -> None:
 
 def _write_mac(writer: VectorWriter, trace: MacTrace) -> None:
     unit = mac_unit(trace.mac)
-    writer.add(f"mac/{trace.name}.hex", unit, [("step", _mac_steps(trace))])
+    writer.add(f"mac/{trace.name}.hex", unit, [("step", _mac_steps(trace))], axes=trace.axes)
 
 
 def _mac_steps(trace: MacTrace) -> Iterator[Record]:

@@ -39,6 +39,7 @@ class VectorFile:
     sha256: str
     seed: int | None = None
     loads: list[int] | None = None  # what the LFSRs of a stochastic operand were loaded with
+    axes: dict[str, list] | None = None  # [name, size] of "sums" and "terms", slowest first
 
     def lines(self) -> Iterator[list[str]]:
         """The hex fields of each line."""
@@ -63,7 +64,8 @@ class VectorWriter:
         self.folder, self.progress, self.entries = folder, progress, []
 
     def add(self, name: str, unit: Unit, classes: Iterable[tuple[str, Iterable[Record]]],
-            seed: int | None = None, loads: list[int] | None = None) -> None:
+            seed: int | None = None, loads: list[int] | None = None,
+            axes: dict[str, list] | None = None) -> None:
         """Write one file; its records come class by class and are never held together."""
         path = self.folder / name
         if any(entry["file"] == name for entry in self.entries):
@@ -84,7 +86,7 @@ class VectorWriter:
         entry = {"file": name, "unit": unit.module, "spec": unit.spec,
                  "parameters": unit.parameters, "fields": [_field_entry(f) for f in unit.fields],
                  "latency": unit.latency, "cases": lines, "classes": ranges, "seed": seed,
-                 "oracle": "reference", "loads": loads, "sha256": digest.hexdigest()}
+                 "oracle": "reference", "loads": loads, "axes": axes, "sha256": digest.hexdigest()}
         self.entries.append({key: value for key, value in entry.items() if value is not None})
         if self.progress:
             self.progress(name, len(self.entries))

@@ -33,25 +33,31 @@ class Recorder(Backend):
     def matmul(self, place, a, b, mac, bias=None):
         out = super().matmul(place, a, b, mac, bias)
         spread = None if bias is None else np.broadcast_to(bias, out.shape)
-        return self._keep(place, mac, reference.matmul_terms(a.tolist(), b.tolist()), spread, out)
+        return self._keep(place, mac, reference.matmul_terms(a.tolist(), b.tolist()), spread, out,
+                          ("row", "column"))
 
     def conv2d(self, place, x, w, mac, bias=None, **geometry):
         out = super().conv2d(place, x, w, mac, bias, **geometry)
         terms = reference.conv2d_terms(x.tolist(), w.tolist(), block=mac.block, **_pairs(geometry))
         spread = None if bias is None else np.broadcast_to(bias[:, None, None], out.shape)
-        return self._keep(place, mac, terms, spread, out)
+        return self._keep(place, mac, terms, spread, out, ("n", "out", "y", "x"),
+                          _taps("in", w.shape[1], w.shape[2:], mac.block))
 
     def conv2d_grad_input(self, place, error, w, mac, size, **geometry):
         out = super().conv2d_grad_input(place, error, w, mac, size, **geometry)
         terms = reference.conv2d_grad_input_terms(error.tolist(), w.tolist(), size,
                                                   block=mac.block, **_pairs(geometry))
-        return self._keep(place, mac, terms, None, out)
+        outputs = w.shape[0] // geometry.get("groups", 1)
+        return self._keep(place, mac, terms, None, out, ("n", "in", "y", "x"),
+                          _taps("out", outputs, w.shape[2:], mac.block))
 
     def conv2d_grad_weight(self, place, x, error, mac, kernel, **geometry):
         out = super().conv2d_grad_weight(place, x, error, mac, kernel, **geometry)
         terms = reference.conv2d_grad_weight_terms(x.tolist(), error.tolist(), kernel,
                                                    **_pairs(geometry))
-        return self._keep(place, mac, terms, None, out)
+        sizes = error.shape[0], *error.shape[2:]
+        return self._keep(place, mac, terms, None, out, ("out", "in", "ky", "kx"),
+                          list(zip(("n", "y", "x"), sizes, strict=True)))
 
     def sgd(self, place, weight, momentum, grad, lr, mu, spec, decay=0):
         drawn = {}
@@ -82,9 +88,13 @@ class Recorder(Backend):
         return self._keep(place, engine.squares_mac(form, len(codes)), [(codes, codes)], None,
                           found)
 
-    def _keep(self, place, mac, terms, bias, out):
+    def _keep(self, place, mac, terms, bias, out, sums=(), taps=()):
+        axes = None
+        if sums:
+            axes = {"sums": [list(axis) for axis in zip(sums, out.shape, strict=True)],
+                    "terms": [list(axis) for axis in taps]}
         self.traces.append(MacTrace(self._name(place), mac, terms,
-                                    None if bias is None else _list(bias), _list(out)))
+                                    None if bias is None else _list(bias), _list(out), axes))
         return out
 
     def _name(self, place: Place) -> str:
@@ -99,6 +109,15 @@ class Recorder(Backend):
             return None, None
         loads = self.loads(place)
         return _list(engine.random_operands(shape, to.rand_bits, loads)), _list(loads)
+
+
+def _taps(name: str, channels: int, kernel: tuple[int, int], block: int) -> list[tuple[str, int]]:
+    """The axes of k in a convolution, slowest first, those of size 1 left out."""
+    axes = [(f"{name} block", -(-channels // block)), ("ky", kernel[0]), ("kx", kernel[1]),
+            (name, block)]
+    if block == 1:
+        axes = [(name, channels), *axes[1:3]]
+    return [axis for axis in axes if axis[1] > 1]
 
 
 def _list(codes: np.ndarray) -> list[int]:
