@@ -156,15 +156,14 @@ def cosim(
     bench.require(*filter(None, require.split(",")))
     if top and not ports:
         raise ValueError(f"--top {top}: needs --map, which says what the ports of {top} carry")
-    if ports and waves:
-        raise ValueError("--waves and --map: an array leaves no waves; leave one of them out")
     manifest = manifest or ("" if ports else bench.default_vectors())
-    if backend and waves:
+    if backend and waves and not ports:
         raise ValueError("--waves and --backend: an array leaves no waves; give --sim instead")
     with _progress() as report:
         if ports:
             result = bench.check_rtl(rtl or (), ports, manifest, top,
-                                     (backend or sim).value, seed=seed, junit=junit)
+                                     (backend or sim).value, seed=seed, junit=junit,
+                                     waves=waves)
         elif backend:
             result = bench.replay_arrays(manifest, backend.value, rtl or (), junit, report, seed)
         else:

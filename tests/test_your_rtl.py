@@ -370,6 +370,18 @@ def test_one_corrupted_answer_is_one_difference(monkeypatch):
     assert (report.mismatches, report.ok) == (1, False)
 
 
+def test_waves_are_kept(tmp_path):
+    files = [HERE / "mac_packed.v"], HERE / "mac_packed.toml"
+    for name, start in (("w.fst", b"\0"), ("w.vcd", b"$date")):
+        assert check_rtl(*files, waves=tmp_path / name).ok
+        assert (tmp_path / name).read_bytes().startswith(start)
+    text = (tmp_path / "w.vcd").read_text()
+    assert " ops [63:0]" in text and text.count("\n#") > 200
+    with pytest.raises(ValueError, match=r"w2.fst: netlist keeps no waves; use icarus"):
+        check_rtl(*files, backend="netlist", waves=tmp_path / "w2.fst")
+    assert not (tmp_path / "w2.fst").exists()
+
+
 def test_junit_has_the_explanation(emu, tmp_path):
     status, _ = emu("cosim", "--rtl", HERE / "mac_two_stage.v", "--map",
                     HERE / "mac_two_stage.toml", "--junit", tmp_path / "junit.xml")

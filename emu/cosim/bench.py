@@ -64,8 +64,11 @@ class Bench:
         """The same bench by another map."""
         return Bench(found, self.unit, self.listed, self.sources, self.backend, self.seed)
 
-    def run(self, most: int = MAX_SPACING) -> Answers:
-        """The answers of the module, steps coming at up to `most` clocks until it can follow."""
+    def run(self, most: int = MAX_SPACING, waves: Path | None = None) -> Answers:
+        """The answers of the module, steps coming at up to `most` clocks until it can follow.
+
+        `waves` is a file for its waves.
+        """
         self.spacing = 1
         while True:
             stream = Stream(self.found, self.face, self.spacing)
@@ -73,7 +76,7 @@ class Bench:
             if self.passes == 2:
                 stream.feed(self.steps, Random(self.seed))
             stream.drain()
-            out = self._through(stream)
+            out = self._through(stream, waves=waves)
             if not out["lost_o"].any():
                 break
             self.spacing *= 2
@@ -116,7 +119,8 @@ class Bench:
         unknown = out["unknown_o"][at - 1:at + 2].any()
         return None if unknown or before == after else during != before
 
-    def _through(self, stream: Stream, always: bool = False) -> dict[str, np.ndarray]:
+    def _through(self, stream: Stream, always: bool = False, waves: Path | None = None
+                 ) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory(prefix="emu-cosim-") as folder:
             path = Path(folder) / f"{adapter.NAME}.v"
             path.write_text(adapter.adapter(self.found, self.face, self.wires, self.joined,
@@ -124,7 +128,7 @@ class Bench:
             sources = [*self.sources, path, hardware() / "tb" / f"{adapter.QUEUE}.v"]
             try:
                 return through(adapter.NAME, {}, sources, self.face, stream.arrays(self.face),
-                               self.backend)
+                               self.backend, waves)
             except tools.ToolMissing:
                 raise
             except RuntimeError as error:

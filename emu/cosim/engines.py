@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,12 @@ def run(unit: str, parameters: Mapping[str, int], arrays: Mapping[str, np.ndarra
 
 
 def through(unit: str, parameters: Mapping[str, int], sources: list[Path], face: Interface,
-            arrays: Mapping[str, np.ndarray], backend: str | None = None) -> dict[str, np.ndarray]:
-    """As `run`, through a module that these sources define and that has these ports."""
+            arrays: Mapping[str, np.ndarray], backend: str | None = None,
+            waves: Path | None = None) -> dict[str, np.ndarray]:
+    """As `run`, through a module that these sources define and that has these ports.
+
+    `waves` is a file for its waves: of icarus only, ValueError for another backend.
+    """
     for port in face.ports:
         if port.width > 64:
             raise ValueError(f"{unit}: {port.name} has {port.width} bits; an array holds codes of "
@@ -59,6 +64,10 @@ def through(unit: str, parameters: Mapping[str, int], sources: list[Path], face:
     records = len(next(iter(inputs.values())))
     outputs = {port.name: np.zeros((records, port.count) if port.count > 1 else records, np.int64)
                for port in face.outputs}
+    if waves is not None:
+        if engine is not stream.icarus:
+            raise ValueError(f"{waves}: {backend} keeps no waves; use icarus")
+        engine = partial(engine, waves=waves)
     answers = engine(unit, parameters, sources, face, inputs, outputs)
     if answers != records:
         raise RuntimeError(f"{unit}: {answers} answers came to {records} records in {backend}")

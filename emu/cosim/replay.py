@@ -106,7 +106,7 @@ def checked_files(manifest: Path, *written: Path | None) -> list[VectorFile]:
             raise ValueError(f"{file.name}: holds no case, so there is nothing to prove")
     for path in written:
         if path is not None:
-            _check_writable(Path(path))
+            check_writable(Path(path))
     return files
 
 
@@ -117,7 +117,7 @@ def write_junit(report: Report, path: Path | None) -> Report:
     return report
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise ValueError, before the work rather than after it, where a report cannot go."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,12 @@ from emu.golden.vectors import VectorFile
 
 
 def icarus(unit: str, parameters: Mapping[str, int], sources: list[Path], face: Interface,
-           inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> int:
+           inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray],
+           waves: Path | None = None) -> int:
     """Fill `outputs`, int64 arrays, and say how many answers came.
 
     The stream reports where an answer differs from the file, which expects zeros everywhere: what
-    it does not report is zero.
+    it does not report is zero. `waves` is a file for the waves: FST, or VCD by its name.
     """
     tools.require("icarus")
     ports = [port for port in face.ports if port.out or port.name in inputs]
@@ -34,13 +36,19 @@ def icarus(unit: str, parameters: Mapping[str, int], sources: list[Path], face: 
         file = VectorFile(work / "0.hex", unit, unit, "", dict(parameters), fields,
                           int(face.protocol is not None), records, {}, "", "")
         text = top([file], starts=True, face=face)
+        if waves is not None:
+            text = text.replace("endmodule\n", "  initial begin\n    $dumpfile(\"waves.fst\");\n"
+                                "    $dumpvars(0, unit_0);\n  end\nendmodule\n")
         (work / "top.v").write_text(text.replace(".WIDTH(", f".SHOWN({records}), .WIDTH(", 1))
         try:
             tools.call([compiler, tools.generation(sources), "-s", "top", "-o", "top.vvp",
                         "top.v", *sources, *sorted(hardware().glob("tb/stream_*.v"))], work)
         except tools.ToolFailed as error:
             raise tools.refused(unit, dict(parameters), error) from None
-        said = tools.call([runtime, "-n", "top.vvp"], work)
+        kind = [] if waves is None or waves.suffix == ".vcd" else ["-fst"]
+        said = tools.call([runtime, "-n", "top.vvp", *kind], work)
+        if waves is not None:
+            shutil.copyfile(work / "waves.fst", waves)
         return _answers(work / "0.log", ports, records, outputs, said)
 
 

@@ -11,7 +11,7 @@ from emu.cosim.drive import golden_cases
 from emu.cosim.neighbours import Said, explaining, neighbours
 from emu.cosim.portmap import PortMap, other_maps, read_map
 from emu.cosim.ports import Port
-from emu.cosim.replay import SHOWN, FileReport, Report, write_junit
+from emu.cosim.replay import SHOWN, FileReport, Report, check_writable, write_junit
 from emu.golden.explain import explain_step
 from emu.golden.units import Field, QuantizerSpec
 from emu.golden.vectors import VectorFile, equation
@@ -20,20 +20,25 @@ SHOWN_CHANGES = 3
 
 
 def check_rtl(rtl: Sequence[Path], path: Path, spec: str = "", top: str = "",
-              backend: str = "icarus", seed: int = 1, junit: Path | None = None) -> Report:
+              backend: str = "icarus", seed: int = 1, junit: Path | None = None,
+              waves: Path | None = None) -> Report:
     """Compare the module that a port map describes with its spec, on golden cases.
 
     `spec` and `top` go before what the map says. A report that is not ok explains itself: the
-    first difference, and the change of spec, rule or map that gives every answer. Raises
+    first difference, and the change of spec, rule or map that gives every answer. `junit` and
+    `waves` (of icarus) are files to write. Raises
     ValueError for a map or files that do not fit, RuntimeError where the module does not
     elaborate or a tool fails.
     """
     if not rtl:
         raise ValueError("--map describes a module of yours; name its files by --rtl")
+    for file in (junit, waves):
+        if file is not None:
+            check_writable(Path(file))
     found, unit = read_map(path, spec, top)
     bench = Bench(found, unit, golden_cases(unit), [Path(file).resolve() for file in rtl],
                   backend, seed)
-    got = bench.run()
+    got = bench.run(waves=None if waves is None else Path(waves))
     wrong = bench.wrong(got)
     reset = _reset(bench)
     lines = [*reset, *_counts(bench, got), *(_equation(bench, i, got) for i in wrong[:SHOWN])]
