@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from emu.cosim import adapter
-from emu.cosim.claims import Question, conjunction
 from emu.cosim.joints import joints, wires_of
 from emu.cosim.model import Model, smt_text
 from emu.cosim.portmap import PortMap, read_map
 from emu.cosim.prove import SOLVERS, first_failure
+from emu.cosim.question import Question, conjunction
 from emu.cosim.smt import Number
 from emu.cosim.solver import SECONDS, model, satisfiable
 from emu.golden import formula
