@@ -11,11 +11,16 @@ import pytest
 
 from emu import cli
 from emu.cosim import bench, check_rtl, yours
+from emu.cosim.cast_changes import cast_changes
+from emu.cosim.changes import Said
+from emu.cosim.drive import steps_of
 from emu.cosim.joints import _by_yosys, wires_of
+from emu.cosim.mac_changes import mac_changes
 from emu.cosim.portmap import INPUTS, OUTPUTS, PortMap, read_map
 from emu.cosim.prove import SOLVERS
 from emu.cosim.tools import ToolFailed
 from emu.cosim.your_proof import prove_rtl
+from emu.golden import cases as golden
 from emu.golden.units import unpack
 from emu.number import Format
 
@@ -75,6 +80,16 @@ RULES = [
     ("mac_registered", [("load ? init : sum", "load ? 20'sd0 : sum")], "the bias is ignored"),
     ("mac_registered", [("(load ? init : sum) + product", "load ? init : sum + product")],
      "the products of the first step are lost"),
+    ("mac_registered", [("output reg signed [19:0] sum", "output signed [19:0] sum"),
+                        ("  wire above", "  reg signed [29:0] wide;\n  assign sum = "
+                         "wide > 524287 ? 20'sd524287 : wide < -524288 ? -20'sd524288 : "
+                         "wide[19:0];\n  wire above"),
+                        ("wire signed [20:0] total = (load ? init : sum)",
+                         "wire signed [29:0] total = (load ? init : wide)"),
+                        ("sum <= 20'sd0", "wide <= 0"), ('overflow = "clipped"\n', ""),
+                        ("sum <= above ? 20'sd524287 : below ? -20'sd524288 : total[19:0]",
+                         "wide <= total")],
+     "the sum is fitted where it is shown, not after each step"),
     ("mac_registered", [("(clipped && !load)", "1'b0")],
      "overflow tells of one step, not of all since the start"),
     ("mac_registered", [("latency = 1", "latency = 2")], "latency = 1, not 2"),
@@ -506,3 +521,29 @@ def test_a_proof_says_what_it_needs():
              "has two levels")]:
         with pytest.raises(ValueError, match=message):
             prove_rtl([HERE / f"{name}.v"], HERE / f"{name}.toml", spec)
+
+
+# The changes that are tried
+
+
+@pytest.mark.parametrize("spec", [
+    *golden.QUANTIZERS[::7], "s4f2 -> s2f0 sat_sym", "u1f0 -> s1f0",
+    "s64f0 -> u64f0 stochastic32 sat",
+    *(text for text, _ in golden.MACS[::3]), "{a: s1, b: u1, acc: s2 sat_sym}",
+    "{a: u32, b: u29, acc: u62 sat}"])
+def test_every_change_can_be_computed_and_most_are_told_from_the_spec(spec):
+    unit = golden.from_text(spec)
+    changes = list((cast_changes if unit.module == "quantizer" else mac_changes)(unit.source))
+    cases = [(*case[:2], case[2] or 0) for case in yours.golden_cases(unit)][::5]
+    if unit.module == "quantizer":
+        cases = [(value, min(shift, unit.source.max_shift), rand) for value, shift, rand in cases]
+    steps = steps_of(unit, cases)
+    result = next(iter(steps[0][0].want))
+    right = [[(step.want[result], step.want["overflow"]) for step in some] for some in steps]
+    width = next(field.width for field in unit.fields if field.name in ("code_o", "acc_o"))
+    mask = (1 << width) - 1
+    said = Said(cases, [[(code & mask, over) for code, over in some] for some in right], True,
+                width)
+    assert len({change.words for change in changes}) == len(changes) > 5
+    counts = [sum(said.differences(change)) for change in changes]
+    assert len([count for count in counts if count]) > 3

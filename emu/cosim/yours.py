@@ -7,8 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from emu.cosim.bench import Answers, Bench
+from emu.cosim.cast_changes import cast_changes
+from emu.cosim.changes import Said, explaining
 from emu.cosim.drive import golden_cases
-from emu.cosim.neighbours import Said, explaining, neighbours
+from emu.cosim.mac_changes import mac_changes
 from emu.cosim.portmap import PortMap, other_maps, read_map
 from emu.cosim.ports import Port
 from emu.cosim.replay import SHOWN, FileReport, Report, check_writable, write_junit
@@ -120,7 +122,9 @@ def _rule(bench: Bench, got: Answers, differences: int) -> Iterator[str]:
     removes = "one change removes every difference: "
     changes, found = [], []
     if len(got) == len(bench.owed) and not got.unknown.any():
-        said, changes = _said(bench, got), neighbours(bench.unit)
+        spec, said = bench.unit.source, _said(bench, got)
+        changes = list(cast_changes(spec) if isinstance(spec, QuantizerSpec) else
+                       mac_changes(spec))
         found = explaining(changes, said)
     for change in found[:SHOWN_CHANGES]:
         yield f"{removes}{change.words}"
