@@ -1,6 +1,10 @@
 """What nics_fix for TensorFlow offers, row by row (B1 to B13), against its formulas restated."""
 
+import copy
+import doctest
 import logging
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,7 +150,9 @@ def test_B03_a_constant_exponent_stops_gradients_beyond_its_range():
 def test_a_layer_is_fixed_at_its_four_points():
     x = random(4, 5, seed=2).requires_grad_()
     cfgs = configs(STAGE1)
-    y, scope, _ = network(cfgs, chain=lambda x: x.Dense(3, name="fc"), x=x)
+    _, scope, _ = network(cfgs, chain=lambda x: x.Dense(3, name="fc"), x=x)
+    with nn.audit():
+        y, _, _ = network(cfgs, scope, chain=lambda x: x.Dense(3, name="fc"), x=x)
     w, b = scope.fc.weight.detach(), scope.fc.bias.detach()
     xq, wq = q(x, 8), q(w, 8)
     exact = xq @ wq.T + q(b, 8)  # float64 holds these sums
@@ -401,3 +407,16 @@ def test_a_cast_of_the_configuration_is_that_of_the_native_hardware():
     assert str(layer.spec.w) == "s8 auto:max+1e-05 ties_even sat"
     assert str(layer.evaluation.w) == "s8 fixed ties_even sat"
     assert layer.spec.forward.result == Cast.parse("s62 sat")
+
+
+def test_a_scope_is_copied_and_pickled():
+    cfgs = configs(STAGE1)
+    y, scope, _ = network(cfgs)
+    for other in (copy.deepcopy(scope), pickle.loads(pickle.dumps(scope))):
+        assert torch.equal(network(other.fixed_config, other)[0], y)
+
+
+def test_the_examples_of_the_guide_run():
+    guide = Path(__file__).parents[1] / "docs/migrating.md"
+    found = doctest.testfile(str(guide), module_relative=False)
+    assert found.attempted and not found.failed

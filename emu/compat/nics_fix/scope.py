@@ -69,6 +69,13 @@ class Scope(torch.nn.Module):
         self.made = WeakTensorKeyDictionary()  # tensor -> (the layer that cast it, its format)
         self.eval()
 
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "made"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.made = WeakTensorKeyDictionary()
+
     def name_of(self, kind: str, name: str | None) -> str:
         """The name of one more operation of a type; raises ValueError for one that is taken."""
         if name is None:
