@@ -83,10 +83,11 @@ def test_A02_golden_numbers():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_A02_half_keeps_its_dtype(dtype):
     x = FLOATS.to(dtype)[torch.isfinite(FLOATS.to(dtype))]
-    for bits in (2, 8, 16):
-        out, _ = fixed(x, 1.0, bits)
+    for bits, bound in ((2, 1.0), (8, 1.0), (16, 1.0), (20, 2.0**-10)):
+        out, _ = fixed(x, bound, bits)
         assert out.dtype == dtype
-        assert out.tolist() == [expected(float(v), Fraction(1), bits)[0] for v in x]
+        want = [expected(float(v), Fraction(bound), bits)[0] for v in x]
+        assert out.tolist() == torch.tensor(want).to(dtype).tolist()
 
 
 @pytest.mark.parametrize("limits", R)
@@ -422,6 +423,10 @@ def test_A15_quantize_returns_the_step_and_what_held():
     assert out.data_cfg["scale"] is data["scale"] and out.grad_cfg == grad
     out, step = nfp.quantize(x, data, kwarg_cfg={"weight_fix": {"bitwidth": 2}}, name="weight")
     assert step.tolist() == [.5] and out.data_cfg["bitwidth"] == 2
+    out, _ = nfp.quantize(x, data, {**grad, "bitwidth": 4}, {"weight_grad_fix": {
+        "method": 1, "bitwidth": 2}}, "weight")
+    out.backward(torch.tensor([.5, .26, 0.]))
+    assert x.grad.tolist() == [.5, .25, 0] and grad["method"] == 0 and grad["scale"] == .5
     y = torch.randn(2)
     out, step = nfp.quantize(y)
     assert out is y and step is None and out.data_cfg == {}

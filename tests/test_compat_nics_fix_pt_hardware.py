@@ -127,9 +127,9 @@ def test_A03_closed_codes_are_clipped_and_counted():
         layer.bias.copy_(torch.tensor([.5, -.5]))
     model = nfp.FixTopModule()
     model.fc = layer
-    layer(torch.tensor([[2., 1., -2.]]))
+    layer(torch.tensor([[2., 1.9, 1.87]]))  # 1.875 is half a step below 2
     assert layer.weight.tolist() == [[.875, -1, .875], [.5, .875, .875]]
-    assert model.clipped_counts() == {"fc.weight": 3, "fc.bias": 1, "fc.x": 1}
+    assert model.clipped_counts() == {"fc.weight": 3, "fc.bias": 1, "fc.x": 2}
     float_layer = nnf.Linear_fix(3, 2, nf_fix_params=configs(
         "weight", "bias", range="twos_complement"))
     float_layer.load_state_dict(layer.state_dict())
@@ -154,6 +154,21 @@ def test_every_form_of_the_key(mac):
     want = torch.nn.functional.linear(x.clamp(max=float(x.data_cfg["scale"]) * .875).double(),
                                       layer.weight.double(), layer.bias.double())
     assert torch.equal(out.double(), want)  # so wide an accumulator loses nothing
+
+
+@pytest.mark.parametrize(("mac", "x", "error"), [
+    ("{acc: s20 sat}", 4, 7), ("{a: s6, acc: s20 sat}", 6, 6),
+    ({"forward": "{acc: s20}", "error": "s9 auto:max"}, 4, 9)])
+def test_widths_that_the_key_leaves_open(mac, x, error):
+    layer = nnf.Linear_fix(3, 2, nf_fix_params=configs("weight", "bias", mac=mac),
+                           nf_fix_params_grad=configs("weight", bits=7))
+    layer(torch.randn(2, 3))
+    spec = layer.binding(type(layer)).layer.spec
+    assert (spec.x.width, spec.w.width, spec.error.width, spec.grad_b.width) == (x, 4, error, 24)
+    act = nnf.Activation_fix(nf_fix_params=configs("activation", bits=5))
+    if x == 4:
+        layer(act(torch.randn(2, 3)))
+        assert layer.binding(type(layer)).layer.spec.x.width == 5
 
 
 def test_training_evaluation_and_float_follow_the_methods():
@@ -239,7 +254,7 @@ def test_uses_in_float_beside_the_hardware():
     for _ in range(2):
         h = x * 1.0
         out = layer(h) + h
-        (out.sum() + .1 * layer._parameters["weight"].square().sum()).backward()
+        (out.sum() + sum(.1 * p.square().sum() for p in layer._parameters.values())).backward()
         seen.append(x.grad.clone())
     assert torch.equal(seen[1], 2 * seen[0])
 

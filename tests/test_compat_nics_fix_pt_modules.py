@@ -251,6 +251,11 @@ def test_A22_scales_are_buffers():
     assert layer.weight_grad_fp_scale is grad["weight"]["scale"]
     layer(torch.randn(2, 3)).sum().backward()
     assert layer.weight_grad_fp_scale is grad["weight"]["scale"] and grad["weight"]["scale"] > 0
+    layer.nf_fix_params["weight"]["method"].fill_(2)
+    layer.weight_fp_scale = torch.tensor([.0625])  # the buffer is what counts
+    layer(torch.randn(2, 3))
+    assert layer.nf_fix_params["weight"]["scale"] is layer.weight_fp_scale
+    assert layer.weight.abs().max() == .0625
 
 
 @pytest.mark.parametrize("more", [{}, {"range_method": 1}, {"float_scale": True},

@@ -28,9 +28,9 @@ class Shadow:
 
     @torch.no_grad()
     def close(self, module: torch.nn.Module) -> None:
-        """Write a buffer back that forward changed in training: evaluation changes nothing."""
+        """Write a buffer back that forward changed, and only that: evaluation changes none."""
         now = self.owner._buffers.get(self.leaf, self.master)
-        if now is self.master and module.training and not torch.equal(self.out, self.given):
+        if now is self.master and not torch.equal(self.out, self.given):
             self.master.copy_(self.out)
         if self.owner is not module or now is not self.master:
             self.owner.__dict__.pop(self.leaf, None)
