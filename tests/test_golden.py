@@ -333,7 +333,8 @@ def test_a_recorded_step_passes_through_the_verilog(tmp_path):
     names = [file.name for file in manifest.files]
     assert names == ["mac/fc1.forward.hex", "mac/empty.hex", "lfsr/fc1.y.hex",
                      "quantizer/fc1.y.hex", "quantizer/fc1.up.hex", "mac/fc1.weight.momentum.hex",
-                     "quantizer/fc1.weight.momentum.hex", "mac/fc1.weight.weight.hex",
+                     "quantizer/fc1.weight.momentum.hex", "sgd_update/fc1.weight.hex",
+                     "mac/fc1.weight.weight.hex",
                      "lfsr/fc1.weight.weight.hex", "quantizer/fc1.weight.weight.hex"]
     assert manifest.files[0].cases == 15 * 3
     assert manifest.files[2].loads == load_words(1, 2, "fc1", "y", 0)

@@ -16,7 +16,7 @@ from emu.lab import train as lab
 from emu.lab.rtl import RtlBackend
 from emu.lab.run import WEIGHTS
 from emu.nn.backend import Backend, Place
-from emu.number import Cast, Format
+from emu.number import ClosedCast, Format, parse_cast
 from emu.spec import MacSpec
 from emu.update import UpdateSpec
 
@@ -44,6 +44,48 @@ def trained(tmp_path_factory):
     return (run.path / WEIGHTS).read_bytes(), folder / "step"
 
 
+def wageubn():
+    """The same net with the casts of WAGEUBN: flagged errors, gradients of a constant last bit
+    rounded with dither, and weights that move by the exact sum of momentum and gradient."""
+    wide = {"acc": "s40 sat"}
+    update = {"weight": "s24f23 sat", "momentum": "s13f12 ties_even sat", "grad": "s15f14 sat",
+              "lr": "u10f9 ties_even", "mu": "u3f2", "direction": "s17f14"}
+    default = {"x": "u8 auto:max ties_even sat", "w": "s8f7 ties_even sat_sym",
+               "b": "s16f14 ties_even sat", "error": "flag s8 auto:shift ties_even sat_sym",
+               "grad_w": "s8 auto:shift=f14 stochastic8 sat_sym", "grad_b": "s15f14 ties_even sat",
+               "forward": wide, "grad_input": wide, "grad_weight": wide, "grad_bias": wide,
+               "update": update, "mask": "all"}
+    return recipe("digits-cnn-int8", training__epochs=1, training__batch=720, record_batch=2,
+                  monitor=0, network=NETWORK, hardware__default=default, training__lr=26 / 512,
+                  training__momentum=0.75)
+
+
+def test_a_wageubn_step_is_recorded_and_passes_through_the_verilog(tmp_path):
+    run = lab.train(wageubn(), tmp_path / "engine", record=tmp_path / "step")
+    files = read_manifest(tmp_path / "step").files
+    by_unit = {unit: [file for file in files if file.unit == unit] for unit in (
+        "mac", "quantizer", "lfsr", "flag_quantizer", "sgd_update")}
+    assert {file.name for file in by_unit["flag_quantizer"]} >= {
+        "flag_quantizer/conv1.error.hex", "flag_quantizer/fc.error.hex"}
+    assert {file.name for file in by_unit["sgd_update"]} == {
+        f"sgd_update/{layer}.update.{name}.hex" for layer in ("conv1", "fc")
+        for name in ("weight", "bias")}
+    assert all(file.parameters["EXACT"] for file in by_unit["sgd_update"])
+    assert "lfsr/conv1.grad_w.hex" in {file.name for file in by_unit["lfsr"]}
+    coarse = {line[3][0] for file in by_unit["flag_quantizer"] for line in file.lines()}
+    assert coarse == {"0", "1"}  # both sizes of errors are there
+    wrong = {"flag_quantizer/fc.error": 4, "sgd_update/fc.update.weight": 7}
+    for name, column in wrong.items():
+        flip_bit(tmp_path / "step", f"{name}.hex", 5, column)
+    report = replay_arrays(tmp_path / "step", "cxxrtl")
+    assert {file.unit for file in report.files} == set(by_unit)
+    found = [file for file in report.files if file.mismatches]
+    assert {file.name.split(".hex")[0] for file in found} == set(wrong), report.differences
+    assert all(file.mismatches == 1 and ".hex:5  " in file.lines[0] for file in found)
+    mine = lab.train(wageubn(), tmp_path / "rtl", computes=RtlBackend)
+    assert (mine.path / WEIGHTS).read_bytes() == (run.path / WEIGHTS).read_bytes()
+
+
 def weights(folder):
     run = lab.train(tiny(), folder, computes=RtlBackend)
     return (run.path / WEIGHTS).read_bytes()
@@ -63,7 +105,7 @@ def test_training_in_the_verilog_gives_the_same_bytes(trained, tmp_path, monkeyp
                       "_draw"):
         monkeypatch.setattr(Backend, operation, None)  # so the engine is not asked
     assert weights(tmp_path / "rtl") == trained[0]
-    assert called == {"lfsr", "mac", "mac_array", "quantizer"}
+    assert called == {"lfsr", "mac_array", "quantizer", "sgd_update"}
 
 
 def test_another_lfsr_gives_other_bytes(trained, tmp_path, monkeypatch):
@@ -107,8 +149,10 @@ def test_one_wrong_sum_of_a_step_is_found_in_mac_and_array(trained, tmp_path):
 def test_casts_are_the_engines_at_every_shift():
     rng = np.random.default_rng(1)
     for text, dtype, fracs in (("s8f0 ties_even sat", np.int16, (-70, -8, 0, 5, 40)),
-                               ("s9f0 stochastic16 wrap", np.int64, (-300, -1, 64, 300))):
-        to = Cast.parse(text)
+                               ("s9f0 stochastic16 wrap", np.int64, (-300, -1, 64, 300)),
+                               ("flag s8f0 ties_even sat_sym", np.int16, (-70, 3, 9, 14, 40)),
+                               ("flag s5f2 stochastic16 sat", np.int64, (-300, 8, 12, 300))):
+        to = parse_cast(text)
         mine, theirs = RtlBackend(3), Backend(3)
         for frac in fracs:
             codes = rng.integers(-1 << 15, 1 << 15, (5, 7)).astype(dtype)
@@ -117,6 +161,12 @@ def test_casts_are_the_engines_at_every_shift():
             assert got.codes.dtype == want.codes.dtype and got.outside == want.outside
             assert np.array_equal(got.codes, want.codes), (text, frac)
             assert np.array_equal(got.inside, want.inside)
+
+
+def test_a_cast_that_no_module_does_is_refused():
+    to = ClosedCast.parse("closed s8f7 ties_even sat")
+    with pytest.raises(ValueError, match=r"closed s8f7 .*: no module of hw/rtl casts so"):
+        RtlBackend().cast(PLACE, np.zeros(3, np.int16), Format(16, 9), to)
 
 
 @pytest.mark.parametrize("text", [
@@ -151,6 +201,23 @@ def test_updates_are_the_engines():
     got, want = (backend.sgd(PLACE, weight, momentum, grad, 77, 230, spec, 9)
                  for backend in (RtlBackend(5), Backend(5)))
     assert got[2:] == want[2:] and got.outside_weight > 0
+    for mine, theirs in zip(got[:2], want[:2], strict=True):
+        assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("text", [
+    "{weight: s24f23 sat, momentum: s13f12 ties_even sat, grad: s15f14, lr: u10f9, mu: u3f2, "
+    "direction: s17f14}",
+    "{weight: s16f12 stochastic8 sat, momentum: s14f10 stochastic5 sat, grad: s12f12, lr: u8f8, "
+    "mu: u8f8}"])
+def test_updates_in_one_unit_are_the_engines(text, monkeypatch):
+    spec, rng = UpdateSpec.parse(text), np.random.default_rng(4)
+    weight, momentum, grad = (rng.integers(form.lo, form.hi + 1, (4, 5)) for form in (
+        spec.weight.format, spec.momentum.format, spec.grad.format))
+    want = Backend(5).sgd(PLACE, weight, momentum, grad, spec.lr.format.hi, 3, spec)
+    monkeypatch.setattr(RtlBackend, "_cast", None)  # one unit does it all
+    got = RtlBackend(5).sgd(PLACE, weight, momentum, grad, spec.lr.format.hi, 3, spec)
+    assert got[2:] == want[2:] and got.outside_weight + got.outside_momentum > 0
     for mine, theirs in zip(got[:2], want[:2], strict=True):
         assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs)
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from emu.golden.flagged import FlagQuantizerSpec, flag_records, flag_unit
 from emu.golden.units import (
     QuantizerSpec,
     Record,
+    Unit,
     lfsr_records,
     lfsr_unit,
     mac_parameters,
@@ -21,8 +23,9 @@ from emu.golden.units import (
     quantizer_records,
     quantizer_unit,
 )
+from emu.golden.update import is_whole, update_records, update_unit
 from emu.golden.vectors import VectorWriter, vector_set
-from emu.number import Cast, Format
+from emu.number import AnyCast, Cast, FlagCast, Format
 from emu.reference import STREAMS, cast, random_operands
 from emu.spec import ONE, MacSpec
 from emu.update import BufferSpec, UpdateSpec
@@ -46,7 +49,7 @@ class CastTrace:
 
     name: str
     form: Format  # of the codes
-    cast: Cast
+    cast: AnyCast
     codes: Sequence[int]
     results: Sequence[int]
     rand: Sequence[int] | None = None  # the stochastic operand of each element
@@ -153,24 +156,36 @@ def _write_cast(writer: VectorWriter, trace: CastTrace) -> None:
                          "give rand or loads")
     if bits and trace.loads is not None:
         _write_draws(writer, trace)
-    unit = quantizer_unit(QuantizerSpec(trace.form, trace.cast))
-    writer.add(f"quantizer/{trace.name}.hex", unit, [("step", _cast_lines(trace))],
+    unit = _cast_unit(trace)
+    writer.add(f"{unit.module}/{trace.name}.hex", unit, [("step", _cast_lines(trace, unit))],
                loads=None if trace.loads is None else list(trace.loads))
 
 
-def _cast_lines(trace: CastTrace) -> Iterator[Record]:
-    spec = QuantizerSpec(trace.form, trace.cast)
-    form = trace.cast.format
-    shift, mask = spec.shift, (1 << form.width) - 1
+def _cast_unit(trace: CastTrace) -> Unit:
+    """The quantizer, or flag_quantizer, of a cast."""
+    if isinstance(trace.cast, FlagCast):
+        return flag_unit(FlagQuantizerSpec(trace.form, trace.cast))
+    if not isinstance(trace.cast, Cast):
+        raise ValueError(f"{trace.name}: no RTL unit casts to {trace.cast}; use a plain cast that "
+                         "saturates, or a flagged one")
+    return quantizer_unit(QuantizerSpec(trace.form, trace.cast))
+
+
+def _cast_lines(trace: CastTrace, unit: Unit) -> Iterator[Record]:
+    form, names = trace.cast.format, [field.name for field in unit.fields]
+    flagged = isinstance(trace.cast, FlagCast)
+    result = names.index("operand_o" if flagged else "code_o")
+    shift = (unit.source.coarse if flagged else unit.source).shift
+    mask = (1 << form.width) - 1
     rands = trace.rand if trace.cast.rand_bits else [0] * len(trace.codes)
     cases = ((_inside(code, trace), shift, rand)
              for code, rand in zip(trace.codes, rands, strict=True))
-    lines = quantizer_records(spec, cases)
+    lines = (flag_records if flagged else quantizer_records)(unit.source, cases)
     for i, (record, got) in enumerate(zip(lines, trace.results, strict=True)):
-        if record[3] != got & mask:
+        if record[result] != got & mask:
             raise ValueError(f"{trace.name}[{i}]: {trace.codes[i]} ({trace.form}) to {trace.cast}"
                              f"{f' with rand {record[2]}' if trace.cast.rand_bits else ''} = {got} "
-                             f"in the engine, {_signed(record[3], form)} by the reference")
+                             f"in the engine, {_signed(record[result], form)} by the reference")
         yield record
 
 
@@ -218,10 +233,27 @@ def _write_update(writer: VectorWriter, trace: UpdateTrace) -> None:
     if spec.shrink is not None:
         weight = _add_product(writer, f"{name}.shrink", weight, weight, -trace.decay,
                               _minus(spec.shrink.format))
+    if is_whole(spec):
+        _write_whole(writer, trace)
     moved = _add_product(writer, f"{name}.weight", weight, direction, -trace.lr,
                          _minus(spec.lr.format))
     _write_cast(writer, CastTrace(f"{name}.weight", moved.form, spec.weight, moved.codes,
                                   trace.new_weight, trace.rand_weight, trace.loads_weight))
+
+
+def _write_whole(writer: VectorWriter, trace: UpdateTrace) -> None:
+    """The update once more, as one unit does it: its parts show where the engine differs."""
+    spec, count = trace.spec, len(trace.weight)
+    rands = [rand if rand is not None else
+             random_operands(count, to.rand_bits, list(loads)) if to.rand_bits else [0] * count
+             for to, rand, loads in (
+                 (spec.momentum, trace.rand_momentum, trace.loads_momentum),
+                 (spec.weight, trace.rand_weight, trace.loads_weight))]
+    cases = ((*codes, trace.lr, trace.mu, *drawn) for codes, drawn in zip(
+        zip(trace.weight, trace.momentum, trace.grad, strict=True), zip(*rands, strict=True),
+        strict=True))
+    writer.add(f"sgd_update/{trace.name}.hex", update_unit(spec),
+               [("step", update_records(spec, cases))])
 
 
 def _write_buffered(writer: VectorWriter, trace: BufferTrace) -> None:

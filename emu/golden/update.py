@@ -27,10 +27,9 @@ def update_parameters(spec: UpdateSpec) -> dict[str, int]:
     Raises ValueError for what it has not: weight decay and Nesterov momentum. Limits of a gradient
     (clip, norm) come before it.
     """
-    for name in ("decay", "shrink", "nesterov"):
-        if getattr(spec, name) is not None:
-            raise ValueError(f"update {name} {getattr(spec, name)}: sgd_update.v has none; leave "
-                             "it out, or check its sums and casts one by one, on mac and quantizer")
+    if absent := _absent(spec):
+        raise ValueError(f"update {absent} {getattr(spec, absent)}: sgd_update.v has none; leave "
+                         "it out, or check its sums and casts one by one, on mac and quantizer")
     found = {}
     for short, name in (("W", "weight"), ("M", "momentum"), ("G", "grad"), ("LR", "lr"),
                         ("MU", "mu")):
@@ -47,6 +46,15 @@ def update_parameters(spec: UpdateSpec) -> dict[str, int]:
                   f"{short}_PRE_SHIFT": max(-drop, 0), f"{short}_ROUNDING": int(to.rounding),
                   f"{short}_OVERFLOW": int(to.overflow), f"{short}_RAND_WIDTH": to.rand_bits or 1}
     return found
+
+
+def _absent(spec: UpdateSpec) -> str | None:
+    return next((name for name in ("decay", "shrink", "nesterov") if getattr(spec, name)), None)
+
+
+def is_whole(spec: UpdateSpec) -> bool:
+    """Whether sgd_update.v computes the whole of an update."""
+    return _absent(spec) is None
 
 
 def update_unit(spec: UpdateSpec) -> Unit:

@@ -10,10 +10,12 @@ from emu.cosim.tiles import array
 from emu.engine import im2col
 from emu.engine.arrays import narrowed
 from emu.engine.conv import Geometry
+from emu.golden.flagged import FlagQuantizerSpec, flag_parameters
 from emu.golden.trace import exact_mac
 from emu.golden.units import QuantizerSpec, lfsr_unit, mac_unit, quantizer_parameters
+from emu.golden.update import is_whole, update_parameters
 from emu.nn.backend import Backend, Place
-from emu.number import Cast, Format
+from emu.number import AnyCast, Cast, FlagCast, Format
 from emu.spec import MacSpec
 from emu.update import UpdateSpec
 
@@ -49,6 +51,8 @@ class RtlBackend(Backend):
         return _groups(im2col.conv2d_grad_weight(x, error, g, tuple(kernel)), mac)
 
     def sgd(self, place, weight, momentum, grad, lr, mu, spec, decay=0):
+        if is_whole(spec):
+            return self._update(place, weight, momentum, grad, lr, mu, spec)
         tensors = {"weight": (weight, spec.weight.format), "grad": (grad, spec.grad.format),
                    "momentum": (momentum, spec.momentum.format)}
         constants = {"lr": lr, "mu": mu, "decay": decay, "shrink": decay}
@@ -61,20 +65,44 @@ class RtlBackend(Backend):
         return engine.Updated(*(tensors[name][0].astype(old.dtype) for name, old in (
             ("weight", weight), ("momentum", momentum))), outside["weight"], outside["momentum"])
 
-    def _cast(self, codes: np.ndarray, frac: int, to: Cast, rand: np.ndarray | None
+    def _update(self, place, weight, momentum, grad, lr, mu, spec: UpdateSpec) -> engine.Updated:
+        """All of it in one unit."""
+        size, given = weight.size, {}
+        for name, codes in (("weight", weight), ("momentum", momentum), ("grad", grad),
+                            ("lr", lr), ("mu", mu)):
+            given[f"{name}_i"] = np.broadcast_to(np.asarray(codes, np.int64).reshape(-1), size)
+        for name in ("momentum", "weight"):
+            rand = self._operands(place.part(name), weight.shape, getattr(spec, name))
+            if rand is not None:
+                given[f"rand_{name}_i"] = rand.reshape(-1)
+        out = cosim.run("sgd_update", update_parameters(spec), given, COMPILED)
+        return engine.Updated(
+            out["weight_o"].reshape(weight.shape).astype(weight.dtype),
+            out["momentum_o"].reshape(momentum.shape).astype(momentum.dtype),
+            int(out["ovf_weight_o"].sum()), int(out["ovf_momentum_o"].sum()))
+
+    def _cast(self, codes: np.ndarray, frac: int, to: AnyCast, rand: np.ndarray | None
               ) -> engine.Casted:
-        drop = max(-ALIGN, min(frac - to.format.frac, DROP))
+        flagged = isinstance(to, FlagCast)
+        if not flagged and not isinstance(to, Cast):
+            raise ValueError(f"{to}: no module of hw/rtl casts so; train it on the engine")
+        plain = to.cast if flagged else to
+        drop = max(-ALIGN, min(frac - plain.format.frac, DROP))
         align, top = _up(max(-drop, 0)), _up(max(drop, 0))
-        width = 32 if codes.dtype.itemsize <= 4 else 64
-        spec = QuantizerSpec(Format(width, top), to.with_frac(0), align)
+        source = Format(32 if codes.dtype.itemsize <= 4 else 64, top)
         values = codes.reshape(-1)
         given = {"value_i": values, "shift_i": np.full(values.size, align + drop)}
         if rand is not None:
             given["rand_i"] = rand.reshape(-1)
-        out = cosim.run("quantizer", quantizer_parameters(spec), given, COMPILED)
+        if flagged:
+            spec = FlagQuantizerSpec(source, FlagCast(plain.with_frac(0)), align)
+            out = cosim.run("flag_quantizer", flag_parameters(spec), given, COMPILED)
+        else:
+            spec = QuantizerSpec(source, plain.with_frac(0), align)
+            out = cosim.run("quantizer", quantizer_parameters(spec), given, COMPILED)
+        found = out["operand_o" if flagged else "code_o"].reshape(codes.shape)
         inside = out["ovf_o"].reshape(codes.shape) == 0
-        return engine.Casted(narrowed(out["code_o"].reshape(codes.shape), to.format), inside,
-                             inside.size - int(inside.sum()))
+        return engine.Casted(narrowed(found, to.format), inside, inside.size - int(inside.sum()))
 
     def _draw(self, shape: tuple, rand_bits: int, loads: np.ndarray) -> np.ndarray:
         """Each of the LFSRs runs for its elements, one after the other in one lfsr."""
