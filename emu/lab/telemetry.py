@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from emu.engine import CastAccount, First, MacAccount, Record, RegisterAccount
-from emu.number import Cast
+from emu.number import AnyCast, parse_cast
 from emu.spec import MacSpec
 
 STAGES = {"product": CastAccount, "acc": RegisterAccount, "spill": CastAccount,
@@ -100,7 +100,7 @@ class Telemetry:
         return sorted(self.records.items(), key=lambda item: order.index(item[0].split(".")[0]))
 
 
-def _bits(account: CastAccount | RegisterAccount, magnitude: int, to: Cast) -> str:
+def _bits(account: CastAccount | RegisterAccount, magnitude: int, to: AnyCast) -> str:
     """The width that would have been enough, and the one that there is."""
     enough, width = magnitude + to.format.signed, to.format.width
     return f"{max(enough, width + 1) if account.overflows else enough} of {width}"
@@ -140,11 +140,11 @@ def _parse(label: str, item: Mapping) -> Record:
     names, columns = list(item["channels"]), item["channels"].values()
     channels = tuple(_parse_account(dict(zip(names, map(_exact, row), strict=True)))
                      for row in zip(*columns, strict=True))
-    spec = MacSpec if isinstance(channels[0], MacAccount) else Cast
+    parse = MacSpec.parse if isinstance(channels[0], MacAccount) else parse_cast
     first = item["first"] and First(**{
         name: tuple(value) if isinstance(value, list) else _exact(value) if name == "value"
         else value for name, value in item["first"].items() if name != "training_step"})
-    return Record(item["operation"], label, spec.parse(item["spec"]), channels, first,
+    return Record(item["operation"], label, parse(item["spec"]), channels, first,
                   item["calls"])
 
 

@@ -9,6 +9,7 @@ float checkpoint: its parameters are brought onto the grid of their masters.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
@@ -18,11 +19,13 @@ from emu.engine import narrowed
 from emu.nn import border
 from emu.nn.layer import Layer
 from emu.nn.scope import Region
-from emu.number import AnyCast, Cast, Format, Rule
+from emu.number import AnyCast, Cast, Format, Overflow, Rule
 from emu.spec import LayerSpec
 
 KEY = "_extra_state"  # torch's
 SCHEMA = 1
+BEYOND = {Overflow.WRAP: "wrap", Overflow.SAT: "saturate", Overflow.SAT_SYM: "saturate",
+          Overflow.SAT_ZERO: "become 0"}
 INTEGERS = {torch.int64: "s64", torch.int32: "s32", torch.int16: "s16", torch.int8: "s8",
             torch.uint8: "u8", torch.bool: "u1"}  # buffers that are codes already
 EXPONENT = Format(16)  # of a threshold's range
@@ -183,17 +186,22 @@ def _in_format(module: torch.nn.Module, region: Region
                 yield name, buffer, layer, to
 
 
-def _gridded(layer: Layer, name: str, value: torch.Tensor, to: Cast, dtype: torch.dtype
-             ) -> torch.Tensor:
+def _gridded(layer: Layer, name: str, value: torch.Tensor, to: Cast, dtype: torch.dtype,
+             loading: bool = False) -> torch.Tensor:
+    """The value in its format; where it is loaded, a warning says how much of it is outside."""
     label = f"{layer.site}.{name}"
     codes, frac = border.to_codes_for(value, to, label)
     found = layer.backend.cast(layer.place(f"master.{name}", False), codes,
                                border.holding(codes, frac), to)
+    if loading and found.outside:
+        low, high = (code * to.format.step for code in to.range)
+        warnings.warn(f"{label}: {found.outside} of {value.numel()} values are outside "
+                      f"{to.format}, {low} to {high}: they {BEYOND[to.overflow]}", stacklevel=2)
     return border.to_tensor(found.codes, to.format, dtype, label)
 
 
-def on_grid(module: torch.nn.Module, region: Region, state_dict: Mapping, prefix: str
-            ) -> dict[str, torch.Tensor]:
+def on_grid(module: torch.nn.Module, region: Region, state_dict: Mapping, prefix: str,
+            loading: bool = False) -> dict[str, torch.Tensor]:
     """A state's values for a module, on their grid; raises ValueError where it lies about them."""
     found = {}
     for name, tensor, layer, to in _in_format(module, region):
@@ -202,8 +210,9 @@ def on_grid(module: torch.nn.Module, region: Region, state_dict: Mapping, prefix
                 not value.is_floating_point()):
             continue  # torch says what is wrong with it
         value = value.detach().cpu().double()
-        gridded = _gridded(layer, name, value, to, tensor.dtype)
-        if is_ours(state_dict.get(prefix + KEY)) and not torch.equal(gridded.double(), value):
+        ours = is_ours(state_dict.get(prefix + KEY))
+        gridded = _gridded(layer, name, value, to, tensor.dtype, loading=loading and not ours)
+        if ours and not torch.equal(gridded.double(), value):
             raise ValueError(f"{prefix}{name}: off the grid of its master format {to.format}, "
                              f"which the state says it has; leave the keys {KEY} out of it to "
                              "bring its values there")

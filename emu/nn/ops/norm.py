@@ -98,7 +98,8 @@ def stored(layer: Layer, training: bool, buffers: tuple, spec: NormSpec) -> list
 def move(layer: Layer, training: bool, buffers: tuple, batch: engine.Statistics, momentum: float,
          spec: NormSpec) -> None:
     """Move the buffers toward the statistics of a batch."""
-    share = engine.quantize(np.array(float(momentum)), spec.running.momentum)
+    with engine.named(f"{layer.site}.momentum"):
+        share = engine.quantize(np.array(float(momentum)), spec.running.momentum)
     moved = layer.backend.running_norm(layer.place("running", training),
                                        *stored(layer, training, buffers, spec), batch, int(share),
                                        spec)
