@@ -21,7 +21,8 @@ ACC_WIDTHS = (2, 62)  # bits of an accumulator
 MAX_RAND_BITS = 32  # bits of a stochastic operand
 SCALE = re.compile(r"(?:auto:(?P<statistic>max|shift|3sigma|sweep|percentile(?=\d))"
                    r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?"
-                   r"(?P<margin>(?<=max)\+\d+(?:\.\d+)?(?:e-?\d+)?)?(?P<previous>@previous)?"
+                   r"(?P<margin>(?<=max)\+(?:\d+\.\d+(?:e-?\d+)?|\d+e-?\d+))?"
+                   r"(?:\+(?P<spare>\d+))?(?P<previous>@previous)?"
                    r"|f(?P<constant>-?\d+)(?==))(?:=f(?P<read>-?\d+))?")
 KINDS = ("flag", "closed")  # what may stand before a cast
 FIXED = "fixed"  # the scale of a rule that takes the binary point that is stored
@@ -365,7 +366,8 @@ class Rule(_Text):
     - `auto:sweep`: of the range of `auto:max`, its half and its quarter the one with the least
       squared error.
 
-    With `@previous` after it, the statistic of the tensor before this one decides, as in hardware
+    `auto:shift+1` makes the range 2^1 times as wide, which leaves a bit above the statistic. With
+    `@previous` after it, the statistic of the tensor before this one decides, as in hardware
     that cannot look ahead. `emu.reference` defines each statistic exactly. `fixed` chooses nothing:
     it takes the binary point that another rule left for this tensor, and `learned` the one of a
     threshold t that is trained by gradient: the range is the least power of two that holds t.
@@ -436,6 +438,11 @@ class Rule(_Text):
         """The binary point, where no tensor decides."""
         text = self._parts["constant"]
         return None if text is None else int(text)
+
+    @property
+    def spare(self) -> int:
+        """By how many bits the range is wider than what decides asks for."""
+        return int(self._parts["spare"] or 0)
 
     @property
     def operand(self) -> Format:
@@ -514,7 +521,7 @@ class Rule(_Text):
     def with_range(self, exponent: int) -> AnyCast:
         """The cast whose range is 2^exponent: [-2^exponent, 2^exponent), or from 0 on."""
         magnitude = self.width - self.signed  # bits, and as many again below a flag
-        frac = magnitude * (2 if self.kind == "flag" else 1) - exponent
+        frac = magnitude * (2 if self.kind == "flag" else 1) - exponent - self.spare
         return self.with_frac(max(-RULE_FRAC, min(RULE_FRAC, frac)))
 
 
@@ -526,7 +533,7 @@ def _scale(text: str) -> str:
     if not match:
         raise unknown("scale rule", text, ["auto:max", "auto:max+1e-5", "auto:shift", "auto:3sigma",
                                            "auto:percentile99.9", "auto:sweep", "each with "
-                                           "@previous, =f7 or both", "f1=f4", FIXED, LEARNED])
+                                           "+1, @previous and =f7", "f1=f4", FIXED, LEARNED])
     read = "" if match["read"] is None else f"=f{int(match['read'])}"
     if match["constant"] is not None:
         return f"f{int(match['constant'])}{read}"
@@ -544,7 +551,10 @@ def _scale(text: str) -> str:
         name += f"{int(whole)}.{part}".rstrip("0").rstrip(".")
         if percent == 100:
             name = "max"  # the same hardware
-    return f"auto:{name}{match['previous'] or ''}{read}"
+    spare = int(match["spare"] or 0)
+    if spare > RULE_FRAC:
+        raise ValueError(f"{text}: a range is wider by at most {RULE_FRAC} bits")
+    return f"auto:{name}{f'+{spare}' * (spare > 0)}{match['previous'] or ''}{read}"
 
 
 def _normalise_modes(value: Cast | Rule, signed: bool, width: int) -> None:

@@ -172,7 +172,7 @@ def test_what_is_recorded_is_what_a_monitor_sees(watched):
     images = lab.load("digits")
     machine = lab.Machine.build(recipe(7), images)
     machine.model.train()
-    lab._set_rate(machine.optimizer, recipe(7), 0)
+    machine.enter(recipe(7), 0)
     want = Telemetry()
     for number, (x, y) in enumerate(lab._batches(recipe(7), images, 0, None, "")):
         with engine.monitor() as seen:

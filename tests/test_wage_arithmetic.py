@@ -81,7 +81,7 @@ def by_rule(text: str, floats, rand=None) -> list[Fraction]:
     return values(got, form)
 
 
-def test_the_scale_is_the_nearest_power_of_two_by_logarithms():
+def test_C01_the_scale_is_the_nearest_power_of_two_by_logarithms():
     rule = Rule.parse("s8 auto:shift ties_even sat_sym")
     for largest in range(1, 5000):
         exponent = 7 - rule.cast_for(largest, 0).format.frac
@@ -102,18 +102,18 @@ def oracle_root(x: int) -> int:
 
 
 @pytest.mark.parametrize(("most", "scale"), [(0.70, HALF), (0.71, 1), (1.4, 1), (1.5, 2)])
-def test_golden_scales(most, scale):
+def test_C01_golden_scales(most, scale):
     for x in ([most], [-most, 0.1]):
         to = engine.cast_for(Rule.parse("s8 auto:shift"), np.array(x), None)
         assert Fraction(2) ** (7 - to.format.frac) == scale == r(x)
 
 
-def test_golden_shift_quantisation():
+def test_C01_golden_shift_quantisation():
     assert by_rule("s4 auto:shift ties_even sat_sym", [.1, -.7, .3, 1.5]) == [
         0, Fraction(-3, 4), Fraction(1, 4), Fraction(3, 2)]
 
 
-def test_golden_direct_quantisation():
+def test_C01_golden_direct_quantisation():
     x = [-1.5, -.996, -.5, .00390625, .01171875, .3, .9961, 1, 2.7]
     assert engine.quantize(np.array(x), Cast.parse("s12f7 ties_even sat")).tolist() == [
         -192, -127, -64, 0, 2, 38, 128, 128, 346]  # open: 12 bits hold what there is
@@ -125,7 +125,7 @@ def test_golden_direct_quantisation():
 ERRORS = [1.3, -.9, .5, .01, .004, -.0039, .0001, 3e-5, -2e-6, 0]
 
 
-def test_golden_flagged_errors():
+def test_C03_golden_flagged_errors():
     to = FlagCast.parse("flag s8f7 ties_even sat_sym")
     assert engine.cast_for(Rule.parse("flag s8 auto:shift ties_even sat_sym"),
                            np.array(ERRORS), None) == to  # the scale of these is 1
@@ -147,20 +147,20 @@ def test_golden_errors_at_activations_of_the_code_and_of_the_paper(text, first):
 
 @given(REALS.filter(any), st.integers(2, 16))
 @examples(60)
-def test_shift_quantisation_is_its_formula(x, k):
+def test_C01_shift_quantisation_is_its_formula(x, k):
     assert by_rule(f"s{k} auto:shift ties_even sat_sym", x) == sq(x, k)
 
 
 @given(REALS.filter(any), st.integers(2, 16))
 @examples(60)
-def test_dropping_the_scale_is_the_formula_of_wage(x, k):
+def test_C09_dropping_the_scale_is_the_formula_of_wage(x, k):
     assert by_rule(f"s{k} auto:shift=f{k - 1} ties_even sat_sym", x) == [
         value / r(x) for value in sq(x, k)]
 
 
 @given(REALS.filter(any), st.integers(2, 16))
 @examples(60)
-def test_flagged_errors_are_their_formula(x, k):
+def test_C03_flagged_errors_are_their_formula(x, k):
     got = by_rule(f"flag s{k} auto:shift ties_even sat_sym", x)
     assert got == flag_qe2(x, k, r(x))
 
@@ -174,7 +174,7 @@ def test_errors_at_activations_in_the_code_are_their_formula(x, k):
 
 @given(REALS.filter(any), st.sampled_from([2, 4, 6, 8]), st.data())
 @examples(60)
-def test_constant_quantisation_is_its_formula(x, k, data):
+def test_C01_constant_quantisation_is_its_formula(x, k, data):
     """Up from the floor with the dither; dr = 2^(k-1) is 128, 32, 8 and 2 for 8, 6, 4, 2 bits."""
     rand = [data.draw(st.integers(0, 2**16 - 1)) for _ in x]
     got = by_rule(f"s{k} auto:shift=f14 stochastic16 sat_sym", x, rand)
@@ -185,7 +185,7 @@ def test_constant_quantisation_is_its_formula(x, k, data):
 
 
 @pytest.mark.parametrize("x", range(-40, 41))
-def test_dither_goes_away_from_zero_as_often_as_rounding_of_the_magnitude_does(x):
+def test_C01_dither_goes_away_from_zero_as_often_as_rounding_of_the_magnitude_does(x):
     """The official codes round |x| stochastically; here all 16 operands of 4 bits are tried."""
     to = Cast.parse("s8f0 stochastic4 sat_sym")
     floor, rest = divmod(abs(x), 16)
@@ -196,7 +196,7 @@ def test_dither_goes_away_from_zero_as_often_as_rounding_of_the_magnitude_does(x
 @pytest.mark.parametrize("text", [
     "s8 auto:shift ties_even sat_sym", "s8 auto:shift=f14 stochastic16 sat_sym",
     "flag s8 auto:shift ties_even sat_sym", "closed s8 auto:shift=f7 ties_even sat"])
-def test_zeros_choose_no_scale_and_stay_zeros(text):
+def test_C10_zeros_choose_no_scale_and_stay_zeros(text):
     rule, zeros = Rule.parse(text), np.zeros(3)
     for last in (None, 5):
         to = engine.cast_for(rule, zeros, last)
@@ -275,7 +275,7 @@ def test_the_operands_of_a_flagged_cast_are_drawn_once():
 
 
 @pytest.mark.parametrize("width", [2, 3, 8])
-def test_every_flagged_number_survives_its_packing(width):
+def test_C03_every_flagged_number_survives_its_packing(width):
     to = FlagCast(Cast(Format(width), Rounding.TIES_EVEN, Overflow.SAT))
     one = 1 << width - 1
     codes = set(range(-one, one + 1)) | {one * x for x in range(-one, one)}
@@ -291,7 +291,7 @@ def test_what_is_no_flagged_number_is_not_packed(code):
         reference.flag_pack(code, FlagCast.parse("flag s8f7 ties_even sat"))
 
 
-def test_a_mac_may_multiply_the_bits_and_shift():
+def test_C03_a_mac_may_multiply_the_bits_and_shift():
     """The hardware of flagged errors: 8 x 8 products and a shift of 0 or 7, the same sums."""
     to = FlagCast.parse("flag s8f7 ties_even sat_sym")
     errors = engine.quantize(np.linspace(-1.2, 1.2, 64)**3, to).tolist()
@@ -331,7 +331,7 @@ WIDTHS = {"weight": "s24f23 sat", "momentum": "s13f12 ties_even sat", "grad": "s
           "lr": "s10f9 ties_even sat", "mu": "s3f2 ties_even sat", "direction": "s16f14"}
 
 
-def test_the_widths_of_the_paper_are_exact():
+def test_C05_the_widths_of_the_paper_are_exact():
     spec = UpdateSpec.parse(WIDTHS)
     assert spec.sum_frac("weight") == spec.weight.format.frac == 23
     assert UpdateSpec.parse(str(spec)) == spec
@@ -347,7 +347,7 @@ def test_the_widths_of_the_paper_are_exact():
     ({"direction": "s17f15"}, "the exact sum takes s16f14"),
     ({"nesterov": "s13f12"}, "leave out nesterov, decay and shrink"),
     ({"decay": "u8f8"}, "leave out nesterov, decay and shrink")])
-def test_widths_that_break_the_algebra_are_refused_with_the_rule(texts, message):
+def test_C05_widths_that_break_the_algebra_are_refused_with_the_rule(texts, message):
     with pytest.raises(ValueError, match=message):
         UpdateSpec.parse(WIDTHS | texts)
 
@@ -355,7 +355,7 @@ def test_widths_that_break_the_algebra_are_refused_with_the_rule(texts, message)
 @given(st.integers(-(2**14), 2**14 - 1), st.integers(-(2**12), 2**12 - 1),
        st.integers(-(2**23), 2**23 - 1), st.integers(0, 511), st.integers(-4, 3))
 @examples(200)
-def test_the_update_is_its_formula(g, acc, w, lr, mom):
+def test_C05_the_update_is_its_formula(g, acc, w, lr, mom):
     """Acc_i = Mom * Acc_q + g; W -= lr * Acc_i; Acc_q = Q(Acc_i, 13), in this order."""
     spec = UpdateSpec.parse(WIDTHS)
     acc_i = Fraction(mom, 4) * Fraction(acc, 2**12) + Fraction(g, 2**14)

@@ -6,9 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from emu.nn import Activation
+
 
 class Block(nn.Module):
     """The basic block of a residual network: two 3 x 3 convolutions beside a shortcut.
+
+    Activations are cast, and their errors, where the configuration says so (`Activation`).
 
     Where the size changes, the shortcut takes every second pixel and fills up with zero channels
     (option A of arXiv 1512.03385, section 4.2).
@@ -20,14 +24,15 @@ class Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
+        self.act1, self.act2 = Activation(), Activation()
         self.stride, self.fill = stride, outputs - inputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.act1(F.relu(self.norm1(self.conv1(x))))
         y = self.norm2(self.conv2(y))
         if self.fill or self.stride > 1:
             x = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 0, self.fill))
-        return F.relu(y + x)
+        return self.act2(F.relu(y + x))
 
 
 def resnet20(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -36,7 +41,7 @@ def resnet20(shape: tuple[int, ...], classes: int) -> nn.Module:
     blocks = [Block(before, width, 1 + (width > before))
               for before, width in zip([16, *widths[:-1]], widths, strict=True)]
     return nn.Sequential(nn.Conv2d(shape[0], 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16),
-                         nn.ReLU(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.ReLU(), Activation(), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(64, classes))
 
 

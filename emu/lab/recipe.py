@@ -11,6 +11,8 @@ import torch
 import yaml
 
 from emu import nn
+from emu.lab.hardware import expand
+from emu.lab.losses import LOSSES
 from emu.lab.models import MODELS
 from emu.lab.stages import Software
 from emu.nn import functions
@@ -25,7 +27,11 @@ KINDS = {kind: getattr(torch.nn, kind) for kind in [*functions.KINDS, "Flatten"]
 
 @dataclass(frozen=True)
 class Training:
-    """SGD with momentum; the learning rate is multiplied by `decay` at each of `milestones`."""
+    """SGD with momentum; the learning rate is multiplied by `decay` at each of `milestones`.
+
+    `phases` is a schedule: from each of these epochs on (the first is 0) another `lr`, or settings
+    of the `hardware` that replace earlier ones, such as narrower gradients.
+    """
 
     epochs: int
     batch: int
@@ -33,6 +39,7 @@ class Training:
     momentum: float = 0.0
     milestones: tuple[int, ...] = ()
     decay: float = 0.5
+    phases: Mapping | None = None
 
     def __post_init__(self):
         for name in ("epochs", "batch"):
@@ -49,6 +56,29 @@ class Training:
             raise ValueError(f"recipe training.milestones {self.milestones!r}: needs a list of "
                              "epochs")
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        self._check_phases()
+
+    def _check_phases(self) -> None:
+        if self.phases is None:
+            return
+        if not isinstance(self.phases, Mapping) or any(
+                type(epoch) is not int or epoch < 1 for epoch in self.phases):
+            raise ValueError(f"recipe training.phases {self.phases!r}: needs a mapping of epochs, "
+                             "from 1 on, to settings")
+        for epoch, phase in self.phases.items():
+            check_keys(phase, ["lr", "hardware"], f"recipe training.phases.{epoch}")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch."""
+        rate = self.lr
+        for _, phase in self.until(epoch):
+            rate = phase.get("lr", rate)
+        return rate * self.decay ** sum(epoch >= milestone for milestone in self.milestones)
+
+    def until(self, epoch: int) -> list[tuple[int, Mapping]]:
+        """The phases that have begun, in their order."""
+        return sorted((start, phase) for start, phase in (self.phases or {}).items()
+                      if start <= epoch)
 
 
 @dataclass(frozen=True)
@@ -87,7 +117,10 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment. `hardware` is an `emu.nn.Config`; `thresholds` is for what it learns.
+    """One experiment. `hardware` is an `emu.nn.Config`, or `{preset: NAME}` with changes to it.
+
+    `loss` is `host` (cross-entropy in float64), `table` (by tables, in integers) or `squares`;
+    `thresholds` is for what the hardware learns.
 
     `network` names modules in order, or is one of `emu.lab.models`.
 
@@ -107,8 +140,12 @@ class Recipe:
     software: Software | None = None
     start: str | None = None
     thresholds: Thresholds | None = None
+    loss: str = "host"
 
     def __post_init__(self):
+        if self.loss not in LOSSES:
+            raise unknown("recipe loss", self.loss, LOSSES)
+        object.__setattr__(self, "hardware", expand(self.hardware))
         for name, least in (("seed", 0), ("record_batch", 1), ("monitor", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -162,12 +199,16 @@ class Recipe:
         first = items.get("thresholds", {}).get("pretrain")
         for training in filter(None, (items["training"], first)):
             training["milestones"] = list(training["milestones"])
+            if training["phases"] is None:  # as recipes were before there were any
+                del training["phases"]
+        if items["loss"] == "host":
+            del items["loss"]
         return items
 
     def float_model(self, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
         """The network in float64 for inputs of `shape`, initialised from `seed`.
 
-        `in_features` and `in_channels` follow from the shape where they are left out.
+        `in_features`, `in_channels` and `num_features` follow from the shape if left out.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -176,7 +217,7 @@ class Recipe:
             x, modules = torch.zeros(1, *shape), OrderedDict()
             for name, entry in self.network.items():
                 modules[name], x = _module(name, entry, x)
-        return torch.nn.Sequential(modules).double()
+        return torch.nn.Sequential(modules).double().train()
 
 
 def _training(items: Mapping, where: str) -> Training:
@@ -199,12 +240,13 @@ def _module(name: str, entry: object, x: torch.Tensor) -> tuple[torch.nn.Module,
     if kind not in KINDS:
         raise unknown(f"module of network.{name}", kind, KINDS)
     sized = {"Linear": {"in_features": x.shape[-1]},
-             **{key: {"in_channels": x.shape[1]} for key in ("Conv2d", "Adder2d", "SEConv2d")}
-             }.get(kind, {})
+             **{key: {"in_channels": x.shape[1]} for key in ("Conv2d", "Adder2d", "SEConv2d")},
+             "BatchNorm1d": {"num_features": x.shape[1]},
+             "BatchNorm2d": {"num_features": x.shape[1]}}.get(kind, {})
     try:
         module = KINDS[kind](**{**sized, **arguments})
         with torch.no_grad():
-            return module, module(x)
+            return module, module.eval()(x)  # which moves no statistics
     except (TypeError, RuntimeError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(f"recipe network.{name} {entry}: on an input of {tuple(x.shape)}: "
                          f"{str(error).splitlines()[0]}") from None

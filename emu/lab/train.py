@@ -16,6 +16,8 @@ import torch
 from emu import engine, golden, nn
 from emu.lab import stages
 from emu.lab.data import Images, load
+from emu.lab.hardware import fitted, merged, prepared
+from emu.lab.losses import LOSSES, Loss
 from emu.lab.recipe import Recipe, Training
 from emu.lab.record import Recorder
 from emu.lab.run import Run, write
@@ -31,6 +33,7 @@ class Machine(NamedTuple):
     model: torch.nn.Module
     optimizer: nn.SGD
     backend: Backend
+    loss: Loss
     ranges: stages.Ranges  # what the first of two stages has measured
     thresholds: torch.optim.Adam | None = None  # which moves float masters: the learned log2_t
 
@@ -38,27 +41,46 @@ class Machine(NamedTuple):
     def build(cls, recipe: Recipe, images: Images, computes: type[Backend] = Backend) -> Machine:
         """The recipe's network on its hardware, as it is before the first step."""
         backend, start = computes(recipe.seed), recipe.start and Path(recipe.start)
-        model = nn.fix(float_model(recipe, images), recipe.hardware, backend,
-                       stages.strategies(start) if start else None, recipe.software is not None)
+        model = float_model(recipe, images)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            config = prepared(recipe.hardware, model)
+        nn.fix(model, config, backend, stages.strategies(start) if start else None,
+               recipe.software is not None)
         if start:
             stages.begin(model, start)
-        optimizer = nn.SGD(model, recipe.training.lr, recipe.training.momentum)
+        machine = cls(model, nn.SGD(model, recipe.training.lr, recipe.training.momentum), backend,
+                      LOSSES[recipe.loss](recipe.hardware, backend), {})
         if recipe.thresholds is None:
-            return cls(model, optimizer, backend, {})
+            return machine
         learned = list(dict.fromkeys(nn.thresholds(model).values()))
         if not learned:
             raise ValueError("recipe thresholds: the hardware learns none in a module of its own; "
                              "give a setting such as 's8 learned ties_even sat'")
-        return cls(model, optimizer, backend, {}, torch.optim.Adam(learned, recipe.thresholds.lr))
+        return machine._replace(thresholds=torch.optim.Adam(learned, recipe.thresholds.lr))
 
     @property
     def in_software(self) -> bool:
         """Whether backward passes compute in float."""
         return any(layer.hardware.float_backward for layer in nn.layers(self.model).values())
 
+    def enter(self, recipe: Recipe, epoch: int) -> None:
+        """The learning rate and the hardware of an epoch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.training.rate(epoch)
+        hardware = recipe.hardware
+        for _, phase in recipe.training.until(epoch):
+            hardware = merged(hardware, phase.get("hardware", {}))
+        if hardware is not recipe.hardware:
+            nn.reconfigure(self.model, fitted(hardware, self.model))
+        if recipe.thresholds:
+            freeze = recipe.thresholds.freeze
+            nn.freeze_thresholds(self.model, frozen=freeze is not None and epoch >= freeze)
+
     def state(self) -> dict:
         """Everything the next step depends on."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "loss": self.loss.state_dict()}
         if self.ranges:
             state["ranges"] = self.ranges
         if self.thresholds:
@@ -69,6 +91,7 @@ class Machine(NamedTuple):
         """Continue from `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.loss.load_state_dict(state.get("loss", {}))
         self.ranges.update(state.get("ranges", {}))
         if self.thresholds:
             self.thresholds.load_state_dict(state["thresholds"])
@@ -88,6 +111,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, record: Path | None =
     _rehearse(recipe, images, record, computes)
     run = Run.resume(out, recipe) if resume else Run.create(out, recipe, machine.model)
     if run.epochs:
+        machine.enter(recipe, run.epochs - 1)
         machine.load(run.state())
     elif recipe.thresholds:
         _begin(recipe, images, machine, progress)
@@ -139,7 +163,8 @@ def _trained_in_float(recipe: Recipe, images: Images, training: Training,
     optimizer = torch.optim.SGD(model.parameters(), training.lr, training.momentum)
     recipe = replace(recipe, training=training)
     for epoch in range(training.epochs):
-        _set_rate(optimizer, recipe, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = training.rate(epoch)
         for x, y in _batches(recipe, images, epoch, progress, "float epoch"):
             loss = torch.nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
@@ -185,9 +210,10 @@ def record_step(recipe: Recipe, images: Images, machine: Machine, epoch: int, ou
     Its batch is cut to `record_batch` images.
     """
     copy = Machine.build(recipe, images)
+    copy.enter(recipe, epoch - 1)
     copy.load(machine.state())
+    copy.enter(recipe, epoch)
     recorder = _recorded(copy)
-    _set_rate(copy.optimizer, recipe, epoch)
     x, y = next(_batches(recipe, images, epoch, None, ""))
     x, y = x[:recipe.record_batch], y[:recipe.record_batch]
     copy.model.train()
@@ -201,10 +227,7 @@ def _epoch(recipe: Recipe, images: Images, machine: Machine, epoch: int,
            progress: Progress | None) -> tuple[dict, Telemetry]:
     """One pass over the training data: the metrics of the epoch, and what the hardware did."""
     machine.model.train()
-    _set_rate(machine.optimizer, recipe, epoch)
-    if recipe.thresholds:
-        freeze = recipe.thresholds.freeze
-        nn.freeze_thresholds(machine.model, frozen=freeze is not None and epoch >= freeze)
+    machine.enter(recipe, epoch)
     losses, telemetry = [], Telemetry()
     steps = recipe.training.epochs * -(-len(images.train_x) // recipe.training.batch)
     measured = steps - recipe.software.iterations if recipe.software else steps
@@ -228,7 +251,7 @@ def _epoch(recipe: Recipe, images: Images, machine: Machine, epoch: int,
 
 def _step(machine: Machine, x: torch.Tensor, y: torch.Tensor) -> float:
     with nn.audit():
-        loss = nn.cross_entropy(machine.model(x), y)
+        loss = machine.loss(machine.model(x), y)
         machine.optimizer.zero_grad()
         if machine.thresholds:
             machine.thresholds.zero_grad()
@@ -238,12 +261,6 @@ def _step(machine: Machine, x: torch.Tensor, y: torch.Tensor) -> float:
     if machine.thresholds:
         machine.thresholds.step()
     return loss.item()
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
-    passed = sum(epoch >= milestone for milestone in recipe.training.milestones)
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.training.lr * recipe.training.decay**passed
 
 
 def _batches(recipe: Recipe, images: Images, epoch: int, progress: Progress | None, what: str):

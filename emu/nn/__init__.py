@@ -29,6 +29,7 @@ from emu.nn.modules import (
     fix,
     is_exact,
     layers,
+    reconfigure,
     register_fix_module,
     to_grid,
     use_backend,
@@ -49,8 +50,8 @@ __all__ = ["SGD", "AccumulationStrategy", "Activation", "Adder2d", "Backend", "C
            "Strategy", "WeightGradSaver", "audit", "calibrate", "compare_outputs",
            "compare_parameters", "cross_entropy", "fix", "fix_state_dict", "fixed_scope", "fold",
            "freeze_thresholds", "host", "is_exact", "layers", "load_fix_state_dict", "log2_of",
-           "master_codes", "observe", "register_fix_module", "share_thresholds", "table",
-           "thresholds", "to_grid", "use_backend", "use_float"]
+           "master_codes", "observe", "reconfigure", "register_fix_module", "share_thresholds",
+           "table", "thresholds", "to_grid", "use_backend", "use_float"]
 
 
 def __getattr__(name: str):

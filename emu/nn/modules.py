@@ -123,7 +123,7 @@ class FixedModule(torch.nn.Module):
         kept = state_dict.get(prefix + state.KEY)
         if state.is_ours(kept):
             state.make_layers(self._emu_region, kept["hardware"])
-        found = state.on_grid(self, self._emu_region, state_dict, prefix)
+        found = state.on_grid(self, self._emu_region, state_dict, prefix, loading=True)
         missing: list[str] = []
         super()._load_from_state_dict({**state_dict, **found}, prefix, local_metadata, strict,
                                       missing, *reports)
@@ -290,6 +290,27 @@ def fix(model: torch.nn.Module, config: Config | Mapping | str | Path,
         module._emu_region = regions[name]
     state.put(masters)
     return model
+
+
+def reconfigure(model: torch.nn.Module, config: Config | Mapping | str | Path) -> None:
+    """Give a fixed model other hardware between two steps, as a schedule does; its state stays.
+
+    Binary points, running statistics, weights and momenta are kept. Raises ValueError, and changes
+    nothing, where a layer's update is another, or a setting matches no module.
+    """
+    config = Config.parse(config)
+    sites.check(config, [(sites.site_of(name, module, type(module)), module)
+                         for name, module in model.named_modules()])
+    found = [(layer, [config.resolve(Site(layer.site, layer.kind, layer.uses, phase))
+                      for phase in (True, False)]) for layer in layers(model).values()]
+    for layer, (spec, _) in found:
+        if spec.update != layer.spec.update:
+            raise ValueError(f"layer {layer.site!r}: another update {spec.update} in the middle of "
+                             "a training; its weights and momenta have the formats of "
+                             f"{layer.spec.update}")
+    for layer, (spec, evaluation) in found:
+        layer.become(spec, evaluation)
+        layer.hardware.config = config
 
 
 def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -> Region:
