@@ -98,7 +98,8 @@ def parts_of(tensor: torch.Tensor) -> Parts | None:
     version = found.version if found is not None else node and node.metadata.get("version")
     if version is None and tensor._is_view() and tensor._base.grad_fn is not None and (
             tensor._base.grad_fn.name() == "AliasBackward"):
-        version = -1  # autograd has made it anew, from what is no user of the tensor that changed
+        # If it changed, autograd has made it anew, from what is no user of the tensor that changed.
+        version = tensor._base.grad_fn.parts.version
     if version is not None and version != tensor._version:
         raise FloatSum(f"a tensor {tuple(tensor.shape)} was changed in place through a view of it, "
                        "or a view of it is used that was made before; change a clone, or make the "
