@@ -25,6 +25,7 @@ from emu.nn.layer import Hardware, Layer
 from emu.nn.models import FixedScope, fixed_scope
 from emu.nn.modules import (
     Activation,
+    configure,
     find,
     fix,
     is_exact,
@@ -48,10 +49,11 @@ __all__ = ["SGD", "AccumulationStrategy", "Activation", "Adder2d", "Backend", "C
            "FixedScope", "FloatMasters", "FloatSum", "Freezer", "Hardware", "Layer",
            "NoiseStrategy", "Place", "Row", "SEConv2d", "Similarity", "Site", "Strategies",
            "Strategy", "WeightGradSaver", "audit", "calibrate", "compare_outputs",
-           "compare_parameters", "cross_entropy", "fix", "fix_state_dict", "fixed_scope", "fold",
-           "freeze_thresholds", "host", "is_exact", "layers", "load_fix_state_dict", "log2_of",
-           "master_codes", "observe", "reconfigure", "register_fix_module", "share_thresholds",
-           "table", "thresholds", "to_grid", "use_backend", "use_float"]
+           "compare_parameters", "configure", "cross_entropy", "fix", "fix_state_dict",
+           "fixed_scope", "fold", "freeze_thresholds", "host", "is_exact", "layers",
+           "load_fix_state_dict", "log2_of", "master_codes", "observe", "reconfigure",
+           "register_fix_module", "share_thresholds", "table", "thresholds", "to_grid",
+           "use_backend", "use_float"]
 
 
 def __getattr__(name: str):

@@ -42,14 +42,15 @@ def least_divergence(x: np.ndarray, symmetric: bool = False, bins: int = BINS,
                      groups: int = GROUPS) -> float:
     """The range of magnitudes that a cast to `groups` levels changes least, by information.
 
-    Of a histogram of |x|: for each i from `groups` on, P is the first i bins, the tail's mass in
-    the last of them, and Q those bins merged into equal groups (the last takes the rest), each
-    spread evenly over its bins. The range ends in the middle of the best i.
+    Zeros, which every range holds and rectifiers make, are left out. Of a histogram of |x|: for
+    each i from `groups` on, P is the first i bins, the tail's mass in the last of them, and Q
+    those bins merged into equal groups (the last takes the rest), each spread evenly over its bins.
+    The range ends in the middle of the best i.
     """
     top = largest(x)
     if not top:
         return 0.0
-    counts = np.histogram(np.abs(x), bins, (0.0, top))[0].astype(np.float64)
+    counts = np.histogram(np.abs(x[x != 0]), bins, (0.0, top))[0].astype(np.float64)
     ends = range(min(groups, bins - 1), bins)
     divergence = [_divergence(counts, i, groups, symmetric) for i in ends]
     return (ends[int(np.argmin(divergence))] + 0.5) * top / bins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
@@ -85,14 +86,16 @@ class Layer:
     `channels` is the axis of x, y and error that holds the channels; that of parameters is 0.
 
     A `learned` rule has a threshold 2^log2_t: a parameter `<setting>_log2_t` of the module, which
-    `parameters` holds. While that is NaN it is not chosen yet: the first nonzero tensor of the
-    training chooses as `auto:max` would, the middle of the range's log2_t.
+    `parameters` holds, under another name where `names` has one. While that is NaN it is not chosen
+    yet: the first nonzero tensor of the training chooses as `auto:max` would, the middle of the
+    range's log2_t.
     """
 
     def __init__(self, site: str, spec: LayerSpec, hardware: Hardware,
                  channels: int | None = None, evaluation: LayerSpec | None = None,
                  kind: str = "", uses: tuple[str, ...] = (),
-                 parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = ""):
+                 parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = "",
+                 names: Mapping[str, str] | None = None):
         self.site, self.hardware, self.channels = site, hardware, channels
         self.become(spec, spec if evaluation is None else evaluation)
         self.kind, self.uses = kind, uses  # those of its Site
@@ -101,7 +104,8 @@ class Layer:
         self.exact = True
         self._parameters = parameters
         self.threshold_keys = {  # of what is learned: the names of its thresholds in the module
-            name: f"{prefix}{name}_log2_t" for name in LEARN if any(
+            name: (names or {}).get(f"{prefix}{name}", f"{prefix}{name}") + "_log2_t"
+            for name in LEARN if any(
                 isinstance(rule := getattr(each, name), Rule) and rule.learned
                 for each in (self.spec, self.evaluation))}
         self._make_thresholds()

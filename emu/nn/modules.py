@@ -51,7 +51,8 @@ class FixedModule(torch.nn.Module):
 
     Built directly, `spec` (a LayerSpec, its mapping or its text) is its hardware, and its site is
     the name of its class, so two of one kind draw the same random operands; `fix` gives each its
-    path. The state of its rules and draws is in its `state_dict` (see `emu.nn.state`).
+    path. The state of its rules and draws is in its `state_dict` (see `emu.nn.state`). A class may
+    have `threshold_names`, other names than `w` or `y` for its learned thresholds.
     """
 
     def __init__(self, *args, spec: LayerSpec | Mapping | str | None = None,
@@ -316,7 +317,7 @@ def reconfigure(model: torch.nn.Module, config: Config | Mapping | str | Path) -
 def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -> Region:
     """The region of a module, with the layer of its own operation and parameters."""
     region = Region(path, tuple(base.__name__ for base in cls.__mro__), hardware,
-                    module._parameters)
+                    module._parameters, names=getattr(cls, "threshold_names", None))
     site = sites.site_of(path, module, cls)
     # A graph holds no running statistics and no masks, and would break inside the others.
     hardware.eager |= (isinstance(module, EAGER) or any(True for _ in module.buffers(recurse=False))
@@ -325,6 +326,16 @@ def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -
         region.layer("", site.kind, site.uses,
                      sites.OWN[site.kind].channels if site.kind in sites.OWN else None)
     return region
+
+
+def configure(module: FixedModule, config: Config | Mapping | str | Path) -> None:
+    """Give one fixed module, and the functions that it calls, another hardware.
+
+    Its path begins with the name of its class, as where it is built directly.
+    """
+    hardware = Hardware(Config.parse(config), Backend())
+    module._emu_region = _region(type(module).__name__.lower(), module, type(module), hardware)
+    to_grid(module)
 
 
 def to_grid(module: torch.nn.Module) -> None:

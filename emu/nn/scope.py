@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 import torch
@@ -49,13 +50,14 @@ class Region:
 
     The name is "" where the module is that operation (a Linear and `linear`). `kinds` are the names
     of the module's classes, `parameters` is its own dict of them, which learned thresholds are
-    added to. Layers are made when they are first used.
+    added to; `names` are other names for these. Layers are made when they are first used.
     """
 
     def __init__(self, path: str, kinds: tuple[str, ...], hardware: Hardware,
-                 parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = ""):
+                 parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = "",
+                 names: Mapping[str, str] | None = None):
         self.path, self.kinds, self.hardware = path, kinds, hardware
-        self.parameters, self.prefix = parameters, prefix
+        self.parameters, self.prefix, self.names = parameters, prefix, names
         self.parts: dict[str, Layer] = {}
         self.regions: dict[str, Region] = {}
         self.alone = False  # whether it holds one function, which then takes its path
@@ -71,7 +73,7 @@ class Region:
                                     for phase in (True, False))
             found = self.parts.setdefault(name, Layer(
                 path, training, self.hardware, channels, evaluation, kind, uses, self.parameters,
-                self._prefix(name)))
+                self._prefix(name), self.names))
         return found
 
     def path_of(self, name: str) -> str:
@@ -81,7 +83,8 @@ class Region:
     def part(self, name: str, kinds: tuple[str, ...] = ()) -> Region:
         """The region of a function that is made of others, or of a module without a path."""
         return self.regions.setdefault(name, Region(self.path_of(name), kinds, self.hardware,
-                                                    self.parameters, self._prefix(name)))
+                                                    self.parameters, self._prefix(name),
+                                                    self.names))
 
     def _prefix(self, name: str) -> str:
         """What the names of a part's thresholds begin with."""
