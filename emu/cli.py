@@ -285,11 +285,9 @@ def mutate(
     from emu import cosim as bench
     from emu.cosim import mutate as mutants
 
-    if update and gates:
-        raise ValueError("--update --gates: vectors are made for changed operations; leave one out")
     vectors = manifest or bench.default_vectors()
     with _progress() as report:
-        scores = mutants.update(vectors, report) if update else mutants.mutate(
+        scores = mutants.update(vectors, gates, report) if update else mutants.mutate(
             vectors, mutants.designs(gates), progress=report)
     table = _table("unit", "mutants", "no change", "noticed", "gaps")
     for score in scores:
@@ -302,8 +300,8 @@ def mutate(
     shares = {unit: mutants.share(counts) for unit, counts in mutants.strength(scores).items()}
     for unit, share in shares.items():
         out.print(f"{unit}: {100 * share:.2f} % of the mutants that change anything are noticed")
-    if any(share < (mutants.GATE_BAR if gates else mutants.BARS[unit])
-           for unit, share in shares.items()):
+    bars = mutants.GATE_BARS if gates else mutants.BARS
+    if any(share < bars[unit] for unit, share in shares.items()):
         raise typer.Exit(1)
 
 

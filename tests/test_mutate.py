@@ -117,7 +117,8 @@ def test_update_writes_cases_and_figures_into_the_data(tmp_path, monkeypatch):
     shutil.copyfile(STRENGTH, data)
     monkeypatch.setattr(mutate, "STRENGTH", data)
     monkeypatch.setattr("emu.golden.cases.STRENGTH", data)
-    monkeypatch.setattr(mutate, "designs", lambda: [mutate.Design(from_text("lfsr16"), 30, {})])
+    monkeypatch.setattr(mutate, "designs",
+                        lambda gates: [mutate.Design(from_text("lfsr16"), 30, {})])
     monkeypatch.setattr(mutate, "write_vectors", lambda folder: None)
     scores = mutate.update(default_vectors())
     kept = json.loads(data.read_text())

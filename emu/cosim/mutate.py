@@ -32,7 +32,7 @@ SEED = 1
 FOLD = "opt -full; "  # what constants decide is no logic, and cannot be changed
 GATES = FOLD + "techmap; simplemap; opt -full; "
 BARS = {"quantizer": 1, "lfsr": 1, "mac": 0.99}  # the least share that must be noticed
-GATE_BAR = 0.99
+GATE_BARS = {"quantizer": 1, "lfsr": 1, "mac": 0.97}  # what no solver decides counts too
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,17 @@ def mutate(vectors: Path, asked: Sequence[Design] | None = None, rtl: Sequence[P
     return scores
 
 
-def update(vectors: Path, progress=None) -> list[Score]:
-    """Close the gaps that a case can close, and keep what was proved, in the package's data."""
-    scores = mutate(vectors, progress=progress)
+def update(vectors: Path, gates: bool = False, progress=None) -> list[Score]:
+    """Close the gaps that a case can close, and keep what was proved, in the package's data.
+
+    Of changed gates only the cases are kept.
+    """
+    scores = mutate(vectors, designs(gates), progress=progress)
     if any(gap.case is not None for score in scores for gap in score.gaps):
-        _remember(scores)
+        _remember(scores, gates)
         write_vectors(vectors)
-        scores = mutate(vectors, progress=progress)
-    _remember(scores)
+        scores = mutate(vectors, designs(gates), progress=progress)
+    _remember(scores, gates)
     write_vectors(vectors)
     return scores
 
@@ -119,16 +122,19 @@ def strength(scores: Sequence[Score]) -> dict[str, dict[str, int]]:
             for module in dict.fromkeys(score.design.unit.module for score in scores)}
 
 
-def _remember(scores: Sequence[Score]) -> None:
-    found = json.loads(STRENGTH.read_text())["found"]
+def _remember(scores: Sequence[Score], gates: bool) -> None:
+    kept = json.loads(STRENGTH.read_text())
+    found = kept["found"]
     for gap in (gap for score in scores for gap in score.gaps if gap.case is not None):
         case = json.loads(json.dumps(gap.case))
         if case not in found.setdefault(gap.spec, []):
             found[gap.spec].append(case)
-    equivalent = {score.key: score.equivalent for score in scores}
+    if not gates:
+        kept = {"strength": strength(scores),
+                "equivalent": {score.key: score.equivalent for score in scores}}
     STRENGTH.write_text("{\n" + ",\n".join([
-        f' "strength": {_mapping(strength(scores))}', f' "found": {_mapping(found)}',
-        f' "equivalent": {_mapping(equivalent)}']) + "\n}\n")
+        f' "strength": {_mapping(kept["strength"])}', f' "found": {_mapping(found)}',
+        f' "equivalent": {_mapping(kept["equivalent"])}']) + "\n}\n")
 
 
 def share(counts: Mapping[str, int]) -> float:
@@ -181,7 +187,8 @@ def _score(design: Design, manifest: Manifest, sources: Sequence[Path]) -> Score
 def _changes(listed: str) -> list[str]:
     """The mutations of a list; not those of a clock, which no model here has."""
     found = [re.sub(r" -(src|wire|wirebit) \S+", "", line) for line in listed.splitlines()]
-    return [line for line in dict.fromkeys(found) if " -port CLK " not in line]
+    return [line for line in dict.fromkeys(found)
+            if " -port CLK " not in line and " -port C " not in line]
 
 
 def _fits(file: VectorFile, design: Design) -> bool:
