@@ -62,6 +62,10 @@ def train(
         help="run folder of the first stage, instead of the recipe's")] = None,
     baseline: Annotated[bool, typer.Option(
         "--baseline", help="also train the same network in float64")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="instead of the recipe's")] = None,
+    hardware: Annotated[str, typer.Option(
+        help="changes of the recipe's hardware, as YAML: '{default: {w: s4f3 ties_even sat}}'")
+    ] = "",
     backend: Annotated[Computes, typer.Option(
         help="rtl: every sum, cast and draw in the compiled Verilog, watched by nobody")
     ] = Computes.engine,
@@ -80,6 +84,10 @@ def train(
         monitor = 0
     if monitor is not None:
         chosen = dataclasses.replace(chosen, monitor=monitor)
+    if seed is not None:
+        chosen = dataclasses.replace(chosen, seed=seed)
+    if hardware:
+        chosen = chosen.with_hardware(hardware)
     if epochs is not None:
         chosen = dataclasses.replace(
             chosen, training=dataclasses.replace(chosen.training, epochs=epochs))

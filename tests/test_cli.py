@@ -41,6 +41,16 @@ def test_train_writes_a_run_and_prints_its_telemetry(emu, tmp_path):
     assert emu("cosim", "step")[0] == 0
 
 
+def test_train_takes_a_seed_and_changes_of_hardware(emu, tmp_path):
+    changes = "{default: {w: s7 auto:max ties_even sat}}"
+    status, _, err = emu("train", "digits-mlp-int8", "--epochs", "1", "--monitor", "0", "--seed",
+                         "5", "--hardware", changes)
+    assert (status, err) == (0, "")
+    kept = (tmp_path / "runs" / "digits-mlp-int8" / "config.yaml").read_text()
+    assert "\n  seed: 5\n" in kept and "w: s7 auto:max ties_even sat" in kept
+    assert emu("train", "digits-mlp-int8", "--hardware", "3")[0] == 2
+
+
 def test_train_shows_nothing_that_it_did_not_watch(emu):
     status, out, _ = emu("train", "digits-mlp-int8", "--epochs", "1", "--monitor", "0")
     assert (status, out.startswith("test accuracy")) == (0, True)

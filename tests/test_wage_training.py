@@ -250,6 +250,31 @@ def test_a_few_epochs_of_integers_learn_digits(name, least, tmp_path):
     assert run.metrics[-1]["test_accuracy"] > least
 
 
+NEAREST = """{default: {error: s16f10 ties_even sat, grad_w: s16f10 ties_even sat,
+  grad_b: s16f10 ties_even sat, update: {weight: s16f10 ties_even sat}}}"""
+
+
+def test_sixteen_bits_learn_with_stochastic_rounding_and_not_with_nearest():
+    """The contrast of Gupta et al. (arXiv 1502.02551)."""
+    found = []
+    for changes in ("{}", NEAREST):
+        chosen = recipe("digits-mlp-gupta", monitor=0).with_hardware(changes)
+        images = load("digits")
+        machine = lab.Machine.build(chosen, images)
+        for epoch in range(4):
+            metrics, _ = lab._epoch(chosen, images, machine, epoch, None)
+        found.append(metrics["test_accuracy"])
+    assert found[0] > found[1] + 0.15 and found[0] > 0.6
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{default: ", "no YAML"), ("3", "needs a mapping such as"),
+    ("wageubn-e61", "unknown preset 'wageubn-e61': did you mean 'wageubn-e16'")])
+def test_bad_changes_of_hardware_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        recipe().with_hardware(text)
+
+
 # ----- no float anywhere
 
 MOVES = {"detach", "lift_fresh", "copy_", "view", "clone", "zeros_like", "ones_like", "index_put_",

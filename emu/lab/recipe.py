@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import yaml
 
 from emu import nn
-from emu.lab.hardware import expand
+from emu.lab.hardware import expand, merged
 from emu.lab.losses import LOSSES
 from emu.lab.models import MODELS
 from emu.lab.stages import Software
@@ -192,6 +192,22 @@ class Recipe:
             return cls.parse(yaml.safe_load(path.read_text()))
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+
+    def with_hardware(self, text: str) -> Recipe:
+        """The recipe with changes of its hardware: a YAML mapping, or the name of a preset.
+
+        Raises ValueError for a text that is neither.
+        """
+        try:
+            changes = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"hardware {text!r}: no YAML: {error}") from None
+        if isinstance(changes, Mapping):
+            changes = merged(self.hardware, changes)
+        elif not isinstance(changes, str):
+            raise ValueError(f"hardware {text!r}: needs a mapping such as {{default: {{...}}}}, or "
+                             "the name of a preset")
+        return replace(self, hardware=changes)
 
     def as_dict(self) -> dict:
         """Plain values, in the order of the fields, for YAML and comparison."""

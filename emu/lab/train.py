@@ -160,6 +160,10 @@ def _trained_in_float(recipe: Recipe, images: Images, training: Training,
                       progress: Progress | None) -> torch.nn.Module:
     """The recipe's network, trained in plain float64 torch."""
     model = float_model(recipe, images)
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Activation):  # casts codes
+                setattr(parent, name, torch.nn.Identity())
     optimizer = torch.optim.SGD(model.parameters(), training.lr, training.momentum)
     recipe = replace(recipe, training=training)
     for epoch in range(training.epochs):
