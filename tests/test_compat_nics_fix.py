@@ -129,6 +129,10 @@ def test_B02_nothing_trains_at_first_and_evaluation_keeps_no_scale():
         assert torch.equal(fix_one(scale * x, config, False, scope)[0], q(scale * x, 5))
     assert nn.layers(scope)["x"].fracs == {}
     assert torch.equal(fix_one(x, config, True, scope)[0], x)
+    config = one("auto", 5, not_training="auto")
+    _, scope = fix_one(x, config)
+    assert torch.equal(fix_one(8 * x, config, False, scope)[0], q(8 * x, 5))
+    assert nn.layers(scope)["x"].fracs == {"y": 4 - exponent(x.tolist())}
 
 
 def test_B03_a_constant_exponent_at_the_golden_numbers():

@@ -1,6 +1,7 @@
 """Two stages: what training in software hands over, and how training on hardware goes on."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -69,6 +70,11 @@ def test_buffers_follow_from_the_ranges_that_were_measured(first, ranges):
     files = stages.hand_over(machine.model, machine.ranges, software)
     entries = yaml.safe_load(files[stages.STRATEGY])["by_name"]
     assert list(entries) == ["fc1", "fc2"]
+    points = torch.load(io.BytesIO(files[stages.START]))["points"]
+    for site in entries:
+        (_, error), grads = machine.ranges[f"{site}.error"], machine.ranges[f"{site}.grad_w"]
+        assert points[site]["error"] == 7 - error
+        assert points[site]["grad_w"] == 7 - grads[ranges == "max"]
     for site, (entry,) in entries.items():
         least, largest = machine.ranges[f"{site}.grad_w"]
         assert least < largest

@@ -55,7 +55,7 @@ def model():
 
 
 ROUND = {"w": "s5f3 ties_even sat", "b": "s6f4 ties_even sat", "y": "s8f3 ties_even sat"}
-INPUT, ERROR = tensor(some((3, 2, 4, 4), 200, 6, 4), torch.float64), torch.randn(
+INPUT, ERROR = tensor(some((3, 2, 4, 4), 200, 5, 4), torch.float64), torch.randn(
     3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 
 
@@ -81,7 +81,7 @@ def test_a_software_backward_is_torchs_straight_through():
     for name, grad in twin_grads.items():
         # The one tolerance: gradients of both sides are float sums, in orders of their own.
         torch.testing.assert_close(grads[name], grad, rtol=1e-9, atol=1e-12)
-    assert any(grad.abs().max() > 0 for grad in grads.values())
+    assert 0.1 < (grads["x"] == 0).double().mean() < 0.9  # x saturates in places
 
 
 def test_forward_is_that_of_the_hardware():
