@@ -506,3 +506,19 @@ ONE = np.ones((2, 3), int)
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("rounding", DETERMINISTIC)
+@pytest.mark.parametrize(("bits", "overflow"), [(4, o) for o in Overflow] + [(50, Overflow.SAT)])
+def test_quotients_are_rounded_as_defined(rounding, bits, overflow):
+    """Every small numerator over every small divisor, and some of the largest that floats take."""
+    to = Cast(Format(bits, 2), rounding, overflow)
+    divisors = [1, 2, 3, 4, 5, 6, 7, 8, 9, 49, 2**25 - 1, 2**49 - 1]  # 49 / 49 is below 1
+    a = np.broadcast_to(np.arange(-40, 41), (1, len(divisors), 81))
+    for r, frac in ((0, 2), (3, 0), (-2**46, 2), (2**46 - 50, 4)):
+        got = engine.norm._quotients(a, 1, [r] * len(divisors), divisors, frac, to, a.shape)
+        want = [[Fraction(2 * x + r, d) / Fraction(2)**frac for x in range(-40, 41)]
+                for d in divisors]
+        codes = [[oracle.cast(value, to, None) for value in row] for row in want]
+        assert got.codes[0].tolist() == codes
+        assert got.outside == a.size - int(got.inside.sum())

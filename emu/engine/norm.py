@@ -8,17 +8,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, largest, narrowed, ready
+from emu.engine.arrays import INT64, as_codes, dtype_of, largest, ready
 from emu.engine.casts import Casted, cast_full, operands_of
 from emu.engine.exact import cast_int, divide_int, root_int
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import lane_cast, lane_for
-from emu.engine.kernels.norm import channel_sums, line_casts
+from emu.engine.kernels.norm import Threshold, channel_sums, line_casts, quotients
 from emu.engine.monitor import named, watching
 from emu.engine.pool import divide
 from emu.norm import NormSpec
-from emu.number import Cast, Format
+from emu.number import Cast, Format, Rounding
 
+EXACT = 51  # bits of a numerator or divisor: twice of either is still exact in float64
+INT32 = np.dtype(np.int32)
+THRESHOLDS = {rounding: Threshold(*map(float, constants)) for rounding, constants in {
+    Rounding.TO_NEG: (2, 0, 0, 0, 0, 0), Rounding.TO_POS: (0, 0, 0, 0, 0, 0),
+    Rounding.TO_ZERO: (2, -2, 0, 0, 0, 0), Rounding.TO_AWAY: (0, 2, 0, 0, 0, 0),
+    Rounding.TO_ODD: (0, 0, 2, 0, 0, 0), Rounding.TIES_NEG: (1, 0, 0, 0, 0, 0),
+    Rounding.TIES_POS: (1, 0, 0, -1, 0, 0), Rounding.TIES_ZERO: (1, 0, 0, 0, -1, 0),
+    Rounding.TIES_AWAY: (1, 0, 0, -1, 1, 0), Rounding.TIES_EVEN: (1, 0, 0, 0, 0, -1),
+    Rounding.TIES_ODD: (1, 0, 0, -1, 0, 1),
+}.items()}
 MOST_ELEMENTS = 1 << 31  # of a channel, so that its sums in two words are exact
 
 
@@ -80,10 +90,8 @@ def batch_norm(x, mean, var, gamma, beta, spec: NormSpec, rand=None) -> Normed:
     (to_x, to_mean), frac = _aligned(spec.x.frac, spec.mean.format.frac)
     with named("xhat", 1):
         if spec.reciprocal is None:
-            centred = _line(codes, [1 << to_x] * len(mean), [-m << to_mean for m in mean])
-            by_channel = np.reshape(divisors, (-1, *[1] * (len(shape) - 2)))
-            xhat = divide(centred.reshape(shape), by_channel, frac - spec.std.format.frac,
-                          spec.xhat)
+            xhat = _quotients(codes, to_x, [-m << to_mean for m in mean], divisors,
+                              frac - spec.std.format.frac, spec.xhat, shape)
         else:
             factors = [_reciprocal(d, spec) for d in divisors]
             xhat = _cast_line(codes, [f << to_x for f in factors],
@@ -229,13 +237,44 @@ def _cast_line(a: np.ndarray, p: list[int], r: list[int], frac: int, to: Cast, s
     lane = lane_for(c, reach.bit_length() + 1)
     if lane is None or watching() is not None:
         return cast_full(_line(a, p, r, b, q).reshape(shape), frac, to, rand)
-    left = ready(a, lane)
-    right = left if b is None else ready(b, lane)
-    out, inside = np.empty(a.shape, lane), np.empty(a.shape, np.bool_)
-    outside = launch(line_casts, CAST * a.size, left, np.array(p, lane), right, np.array(q, lane),
+    left = _factors(a)
+    right = left if b is None else _factors(b)
+    kind = INT32 if all(-1 << 31 <= x < 1 << 31 for x in (*p, *q)) else INT64
+    out, inside = np.empty(a.shape, dtype_of(to.format)), np.empty(a.shape, np.bool_)
+    outside = launch(line_casts, CAST * a.size, left, np.array(p, kind), right, np.array(q, kind),
                      np.array(r, lane), c, np.empty(0, lane), operands_of(to, shape, rand), out,
                      inside)
-    return Casted(narrowed(out, to.format).reshape(shape), inside.reshape(shape), int(outside))
+    return Casted(out.reshape(shape), inside.reshape(shape), outside)
+
+
+def _factors(codes: np.ndarray) -> np.ndarray:
+    """Codes in one of two dtypes, for which kernels are compiled."""
+    return ready(codes, INT64 if codes.dtype == INT64 else INT32)
+
+
+def _quotients(a: np.ndarray, up: int, r: list[int], divisors: list[int], frac: int, to: Cast,
+               shape: tuple) -> Casted:
+    """(a << up) + r over the divisors, by channel, one rounding, in the original shape.
+
+    In float64 where all that occurs is exact in it; else by `divide`, which records itself where
+    someone watches.
+    """
+    n = frac - to.format.frac
+    zeros, below = max(-n, 0), max(n, 0)
+    top = [x << zeros for x in r]
+    reach = (largest(a) << up + zeros) + max((abs(x) for x in top), default=0)
+    whole = [d << min(below, EXACT) for d in divisors]
+    if (watching() is not None or to.rounding not in THRESHOLDS or to.format.width > EXACT
+            or max([reach, *whole]).bit_length() > EXACT):
+        by_channel = np.reshape(divisors, (-1, *[1] * (len(shape) - 2)))
+        centred = _line(a, [1 << up] * len(r), r).reshape(shape)
+        return divide(centred, by_channel, frac, to)
+    out, inside = np.empty(a.shape, dtype_of(to.format)), np.empty(a.shape, np.bool_)
+    outside = launch(quotients, CAST * a.size, _factors(a), 2.0**(up + zeros),
+                     np.array(top, np.float64), np.array(whole, np.float64),
+                     THRESHOLDS[to.rounding], lane_cast(to.format.frac, to), np.empty(0, INT64),
+                     out, inside)
+    return Casted(out.reshape(shape), inside.reshape(shape), outside)
 
 
 def _line(a: np.ndarray, p: list[int], r: list[int], b: np.ndarray | None = None,
