@@ -326,3 +326,62 @@ def test_quantizing_in_one_pass_is_encoding_and_casting(form, overflow, dtype):
 def test_quantizing_refuses_what_is_not_finite(value):
     with pytest.raises(ValueError, match="is not finite"):
         engine.quantize_full(np.array([1, value]), Cast.parse("s8 sat"))
+
+
+@given(st.data(), formats((1, 40), (-130, 130)), st.sampled_from([np.float32, np.float64]))
+def test_codes_are_found_where_all_floats_lie_on_the_grid(data, form, dtype):
+    """Against fractions; a dtype that carries not every code finds none."""
+    bits, least = {np.float32: (24, -126), np.float64: (53, -1022)}[dtype]
+    magnitude = form.width - form.signed
+    carried = magnitude <= bits and magnitude + least <= form.frac <= -least
+    given = data.draw(st.lists(codes(form), min_size=1, max_size=5))
+    with np.errstate(over="ignore", under="ignore"):
+        x = np.array([ldexp(code, -form.frac) for code in given]).astype(dtype)
+    found = engine.codes_on(x, form)
+    assert (found is not None) == carried
+    assert not carried or found.tolist() == given
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("text", ["s8f4", "u8f4", "s8f-100", "s8f100", "s24f0"])
+def test_floats_beside_the_grid_have_no_codes(text, dtype):
+    form = Format.parse(text)
+    grid = np.array([form.lo, -1, 0, 1, form.hi]).clip(form.lo).astype(dtype) * dtype(form.step)
+    assert engine.codes_on(grid, form) is not None
+    tiny = np.finfo(dtype).smallest_subnormal
+    for bad in (nan, inf, -inf, tiny, -tiny, dtype(1.5) * dtype(form.step),
+                dtype(form.lo - 1) * dtype(form.step), dtype(form.hi + 1) * dtype(form.step)):
+        assert engine.codes_on(np.append(grid, dtype(bad)), form) is None, bad
+
+
+@given(st.lists(FINITE32 | FINITE, min_size=1, max_size=4), st.integers(-1100, 1100))
+def test_a_grid_is_told_from_the_floats_beside_it(x, frac):
+    for dtype in (np.float32, np.float64):
+        with np.errstate(over="ignore"):
+            floats = np.array(x).astype(dtype)
+        floats = floats[np.isfinite(floats)]
+        there = all((Fraction(v) * Fraction(2)**frac).denominator == 1 for v in floats.tolist())
+        if abs(frac) > 1000:
+            there = not floats.any()
+        assert engine.on_grid(floats, frac) == there
+
+
+@given(st.lists(st.integers(-2**63, 2**63 - 1), max_size=9))
+def test_extremes_hold_zero_and_every_code(x):
+    want = min([0, *x]), max([0, *x])
+    assert engine.bounds(np.array(x, np.int64)) == want
+    assert engine.largest(np.array(x, np.int64)) == max(-want[0], want[1])
+    assert engine.bounds(np.array(x, np.int64)[::-1]) == want
+
+
+@pytest.mark.parametrize("magnitude", [2.0**29, np.nextafter(np.float32(2.0**29), np.float32(0)),
+                                       2.0**61, 2.0**62, 2.0**100])
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_float32_is_quantised_exactly_on_both_sides_of_a_lane(magnitude, overflow):
+    to = Cast(Format(8, -2), Rounding.TIES_EVEN, overflow)  # 2^-2 and two bits: times 1
+    x = np.array([magnitude, -magnitude, 5.0, -6.0], np.float32)
+    found = engine.quantize_full(x, to)
+    assert found.codes.tolist() == [reference.quantize(v, to) for v in x.tolist()]
+    low, high = to.range
+    inside = [low <= round(Fraction(v) / 4) <= high for v in x.tolist()]
+    assert found.inside.tolist() == inside and found.outside == 4 - sum(inside)

@@ -7,7 +7,7 @@ import numpy as np
 
 from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrowed
 from emu.engine.draws import random_operands
-from emu.engine.kernels.border import encode_array, exponents
+from emu.engine.kernels.border import encode_array, exponents, scaled_codes
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
@@ -165,10 +165,10 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
     floats = np.asarray(x)
     if floats.dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype {floats.dtype}: the border takes float32 or float64")
-    bits = np.asarray(floats, np.float64, order="C").view(np.int64)
-    lowest, above = exponents(bits.reshape(-1))
+    flat = flattened(floats, floats.dtype)
+    lowest, above = exponents(flat)
     if above < lowest and lowest == 0:
-        bad = floats.reshape(-1)[~np.isfinite(floats.reshape(-1))][0]
+        bad = flat[~np.isfinite(flat)][0]
         raise ValueError(f"{bad} is not finite; codes hold numbers only")
     if above < lowest:  # all zero
         return np.zeros(floats.shape, np.int64), 0 if limit is None else limit
@@ -177,8 +177,11 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
                          f"most {WIDEST}; quantize them first")
     frac = -lowest if limit is None else max(min(-lowest, limit), -MAX_FRAC)
     out = np.empty(floats.shape, np.int64)
-    launch(encode_array, CAST * bits.size, bits.reshape(-1), frac, wraps,
-                   out.reshape(-1))
+    if frac == -lowest and above - lowest <= WIDEST and abs(frac) <= 1000:
+        launch(scaled_codes, CAST * flat.size, flat, 2.0**frac, out.reshape(-1))
+    else:
+        launch(encode_array, CAST * flat.size, flat.astype(np.float64).view(np.int64), frac, wraps,
+               out.reshape(-1))
     return out, frac
 
 

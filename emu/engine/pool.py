@@ -82,14 +82,14 @@ def _planes(x) -> np.ndarray:
 
 def _max(x, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
     planes = _planes(x)
+    if any((side[:, 0] >= side[:, 1]).any() for side in (windows.ys, windows.xs)):
+        raise ValueError(f"windows of every {windows.steps}-th pixel on a plane of "
+                         f"{planes.shape[1:]}: one meets only padding and has no maximum; use "
+                         "less padding or dilation")
     out = np.empty((len(planes), *windows.size), np.int64)
     index = np.empty_like(out)
     launch(max_pool, len(planes) * int(windows.count.sum()), planes, windows.ys, windows.xs,
            windows.steps, out, index)
-    if index.min(initial=0) < 0:
-        raise ValueError(f"windows of every {windows.steps}-th pixel on a plane of "
-                         f"{planes.shape[1:]}: one meets only padding and has no maximum; use "
-                         "less padding or dilation")
     shape = (*np.shape(x)[:-2], *windows.size)
     return out.reshape(shape).astype(np.asarray(x).dtype), index.reshape(shape)
 

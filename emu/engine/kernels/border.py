@@ -4,17 +4,7 @@ import numpy as np
 from numba import prange
 
 from emu.engine.kernels.jit import kernel
-
-
-@kernel
-def trailing_zeros(m):
-    """The number of zero bits below the lowest one, m > 0."""
-    n = 0
-    for k in (32, 16, 8, 4, 2, 1):
-        if m & ((np.int64(1) << k) - 1) == 0:
-            m >>= k
-            n += k
-    return n
+from emu.engine.kernels.lanes import CHUNK
 
 
 @kernel(inline="always")
@@ -26,25 +16,45 @@ def unpack(bits):
 
 
 @kernel
-def exponents(bits):
-    """(lowest bit's exponent, first exponent above all) of a float64 array, given as its bits.
+def exponents(x):
+    """(lowest bit's exponent, first exponent above all) of a flat array of floats.
 
-    (1, 0) where all are zero, (0, -1) where one is not finite.
+    (1, 0) where all are zero, (0, -1) where one is not finite. The lowest bit of a mantissa, taken
+    alone, is a float whose exponent tells where it is: so the loop needs no branches.
     """
-    lowest, above, found = 2000, -2000, False
-    for i in range(bits.size):
-        mantissa, exponent = unpack(bits[i])
-        if exponent == 0x7FF - 1075:
-            return 0, -1
-        if mantissa:
-            found = True
-            lowest = min(lowest, exponent + trailing_zeros(mantissa))
-            if above <= exponent + 52:
-                length = 53
-                while not mantissa >> (length - 1):
-                    length -= 1
-                above = max(above, exponent + length)
-    return (lowest, above) if found else (1, 0)
+    none = np.int64(1 << 20)
+    lowest, widest, subnormal = none, np.int64(0), np.int64(0)
+    for i in range(x.size):
+        bits = np.float64(x[i]).view(np.int64)
+        field = (bits >> 52) & 0x7FF
+        mantissa = (bits & ((np.int64(1) << 52) - 1)) | (np.int64(field != 0) << 52)
+        low = (np.float64(mantissa & -mantissa).view(np.int64) >> 52) - 1023
+        lowest = min(lowest, max(field, np.int64(1)) - 1075 + low if mantissa else none)
+        widest = max(widest, field)
+        subnormal = max(subnormal, mantissa)
+    if widest == 0x7FF:
+        return np.int64(0), np.int64(-1)
+    if lowest == none:
+        return np.int64(1), np.int64(0)
+    length = np.int64(53)
+    while widest == 0 and not subnormal >> (length - 1):
+        length -= 1
+    return lowest, max(widest, np.int64(1)) - 1075 + length
+
+
+@kernel
+def scaled_chunk(x, scale, out):
+    """`scaled_codes` on one thread."""
+    for i in range(x.size):
+        out[i] = np.int64(x[i] * scale)
+
+
+@kernel(parallel=True)
+def scaled_codes(x, scale, out):
+    """Floats that are multiples of 1 / scale, a power of two, as codes, which int64 holds."""
+    for k in prange((x.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
+        scaled_chunk(x[a:b], scale, out[a:b])
 
 
 @kernel(parallel=True)

@@ -10,15 +10,17 @@ from emu.engine.kernels.jit import kernel
 def max_pool(x, ys, xs, steps, out, index):
     """Planes (P, H, W) to their windows' first maxima and the flat pixel each came from.
 
-    A window has every steps[0]-th of its rows and every steps[1]-th of its columns.
+    A window has every steps[0]-th of its rows and every steps[1]-th of its columns, and at least
+    one pixel.
     """
     for p in prange(x.shape[0]):
         for oy in range(ys.shape[0]):
             for ox in range(xs.shape[0]):
-                best, where = np.int64(0), -1
+                where = ys[oy, 0] * x.shape[2] + xs[ox, 0]
+                best = x[p, ys[oy, 0], xs[ox, 0]]
                 for y in range(ys[oy, 0], ys[oy, 1], steps[0]):
                     for z in range(xs[ox, 0], xs[ox, 1], steps[1]):
-                        if where < 0 or x[p, y, z] > best:
+                        if x[p, y, z] > best:
                             best, where = x[p, y, z], y * x.shape[2] + z
                 out[p, oy, ox], index[p, oy, ox] = best, where
 
