@@ -7,7 +7,7 @@ only at the border (`quantize`, `encode`, `dequantize`).
 from emu.engine.add import add, aligned_sum
 from emu.engine.adder import adder2d, adder2d_grad_input, adder2d_grad_weight, adder_factor
 from emu.engine.affine import rescale
-from emu.engine.arrays import bounds, narrowed
+from emu.engine.arrays import bounds, largest, narrowed
 from emu.engine.casts import (
     Casted,
     cast,
@@ -103,10 +103,10 @@ __all__ = [
     "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
     "conv_transpose2d", "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight",
     "cross_entropy", "dequantize", "divide", "dot_exactly", "encode", "encode_for", "floats_of",
-    "frozen_norm", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d", "max_pool2d_grad",
-    "monitor", "multiply_shift", "named", "narrowed", "norm_divisors", "norm_shift",
-    "norm_statistics", "offer_int_mm", "on_grid", "passes", "quantize", "quantize_full",
-    "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm", "sgd", "softmax",
-    "square_sum", "squares_mac", "table_entries", "threshold_steps", "watching", "window_spread",
-    "window_sums",
+    "frozen_norm", "largest", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d",
+    "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed", "norm_divisors",
+    "norm_shift", "norm_statistics", "offer_int_mm", "on_grid", "passes", "quantize",
+    "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm",
+    "sgd", "softmax", "square_sum", "squares_mac", "table_entries", "threshold_steps", "watching",
+    "window_spread", "window_sums",
 ]

@@ -18,16 +18,18 @@ def add(a, a_frac: int, b, b_frac: int, to: Cast, rand=None) -> Casted:
 
 
 def aligned_sum(a, a_frac: int, b, b_frac: int) -> tuple[np.ndarray, int]:
-    """a * 2^-a_frac + b * 2^-b_frac as (int64 codes, frac), exactly; the shapes broadcast.
+    """a * 2^-a_frac + b * 2^-b_frac as (int32 or int64 codes, frac), exactly; shapes broadcast.
 
     Raises ValueError where the aligned sum could leave int64.
     """
-    a, b = as_codes(a, "a"), as_codes(b, "b")
+    a, b = as_codes(a, "a", dtype=None), as_codes(b, "b", dtype=None)
     frac = max(a_frac, b_frac)
     reach = sum(largest(x) << (frac - x_frac) for x, x_frac in ((a, a_frac), (b, b_frac)))
     if reach >> 63:
         raise ValueError(f"a up to {largest(a)} with frac {a_frac} + b up to {largest(b)} with "
                          f"frac {b_frac}: aligned, their sum can reach {reach} and leaves int64; "
                          "cast one of them to a frac nearer to the other's")
-    # Only zeros may be aligned by 63 bits and more.
-    return np.asarray((a << min(frac - a_frac, 63)) + (b << min(frac - b_frac, 63))), frac
+    dtype, bits = (np.int64, 63) if reach >> 31 else (np.int32, 31)
+    a, b = (x.astype(dtype, copy=False) for x in (a, b))
+    # Only zeros may be aligned by that many bits and more.
+    return np.asarray((a << min(frac - a_frac, bits)) + (b << min(frac - b_frac, bits))), frac

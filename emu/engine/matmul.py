@@ -23,8 +23,9 @@ from emu.spec import MacSpec
 def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray:
     """(M, K) @ (K, N) -> codes of `mac.result` (M, N), accumulated in the order of k.
 
-    `bias` (N,) holds codes of `mac.result.format`. `path` forces one of the paths of
-    `paths.candidates`, or "plain"; raises ValueError where it would not be exact.
+    `bias` (N,) holds codes of `mac.result.format`. The result lies by rows or by columns. `path`
+    forces one of the paths of `paths.candidates`, or "plain"; raises ValueError where it would not
+    be exact.
 
     >>> mac = MacSpec.parse("{a: s8, b: s8, acc: s8 sat}")
     >>> matmul(np.array([[100, 100, -100], [100, -100, 100]]), np.ones((3, 1), int), mac)
@@ -49,17 +50,29 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray
         return narrowed(np.empty((m, n), np.int64), mac.result.format)
     if path == "plain":
         return narrowed(plain(a, b, mac, start), mac.result.format)
-    # Columns fill whole vectors, rows do not: turn the product over where that wastes less, by so
-    # much that it pays for turning the result back.
-    if 5 * _work(n, m) < 4 * _work(m, n):
-        out = accumulate(Rows(b.T), Matrix(a.T), mac, None if start is None else start[:, None],
-                         path)
-        return narrowed(np.ascontiguousarray(out.T), mac.result.format)
-    return narrowed(accumulate(Rows(a), Matrix(b), mac, start, path), mac.result.format)
+    if _turns(a, b):
+        start = None if start is None else start[:, None]
+        out = accumulate(Rows(b.T), Matrix(a.T), mac, start, path).T
+    else:
+        out = accumulate(Rows(a), Matrix(b), mac, start, path)
+    return narrowed(out, mac.result.format)
 
 
-def _work(rows: int, columns: int) -> int:
-    """The outputs that the kernels compute: whole tiles."""
+def _turns(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether to compute b.T @ a.T: the result then lies by columns.
+
+    Columns fill whole vectors, rows do not: so where that wastes less, by so much that it pays for
+    turning the result back. Where a lies by columns and b by rows, as in the gradient of a weight,
+    who takes the result will turn it himself.
+    """
+    straight, turned = _tiles(len(a), b.shape[1]), _tiles(b.shape[1], len(a))
+    if a.flags.f_contiguous and not a.flags.c_contiguous and not b.flags.f_contiguous:
+        return 4 * turned < 5 * straight
+    return 5 * turned < 4 * straight
+
+
+def _tiles(rows: int, columns: int) -> int:
+    """How many tiles hold a result."""
     return -(-rows // ROWS) * -(-columns // 32)
 
 

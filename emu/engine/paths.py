@@ -30,6 +30,8 @@ os.register_at_fork(after_in_child=external.clear)  # their threads are the pare
 def offer_int_mm(function) -> bool:
     """Take an int8 (M, K) @ (K, N) -> int32 product into use, if it is exact on this CPU.
 
+    It must take matrices that lie by columns as well.
+
     `torch._int_mm` is silently wrong where the CPU adds pairs of u8 * s8 products in 16 bits (no
     AVX-512 VNNI): operands that would show it, and random ones, are compared with integers.
     """
@@ -39,7 +41,8 @@ def offer_int_mm(function) -> bool:
     drawn = [tuple(generator.integers(-128, 128, shape).astype(np.int8)
                    for shape in ((m, k), (k, n))) for m, k, n in ((64, 256, 64), (1, 7, 3))]
     exact = all(np.array_equal(function(a, b), a.astype(np.int64) @ b.astype(np.int64))
-                for a, b in worst + drawn)
+                for x, y in worst + drawn
+                for a, b in ((x, y), (np.asfortranarray(x), np.asfortranarray(y))))
     if exact:
         external["int_mm"] = function
     return exact

@@ -16,6 +16,7 @@ RISKY = 0.25  # of the vectors in the first rows: from here on stepping all is f
 ELEMENTS = {"step16": np.int16, "step32": np.int32, "step64f": np.float64, "step64": np.int64,
             "pairs": np.int32, "quads": np.int32, "sum32": np.int32, "sum64f": np.float64,
             "sum64": np.int64}
+INT8 = np.dtype(np.int8)
 
 
 class Sums(NamedTuple):
@@ -29,8 +30,7 @@ def compute(p: Problem, path: str) -> Sums:
     """The accumulators (M, the columns' count) of a path, in an integer dtype."""
     facts = p.facts
     if path == "int_mm":
-        out = external["int_mm"](ready(p.rows.scaled(facts.up), np.int8),
-                                 ready(p.columns.codes, np.int8))
+        out = external["int_mm"](_matrix(p.rows.scaled(facts.up)), _matrix(p.columns.codes))
         return fit(out if p.start is None else out + p.start.astype(np.int32), facts)
     if path == "tracked":
         return _tracked(p)
@@ -60,6 +60,12 @@ def compute(p: Problem, path: str) -> Sums:
     if scale:
         c >>= scale
     return Sums(c, 0)
+
+
+def _matrix(codes: np.ndarray) -> np.ndarray:
+    """int8 codes that lie by rows or by columns, which int_mm takes alike."""
+    by_columns = codes.flags.f_contiguous and codes.flags.writeable
+    return codes if codes.dtype == INT8 and by_columns else ready(codes, np.int8)
 
 
 def begin(p: Problem, a: np.ndarray, first: np.ndarray | None, scale: int, width: int, dtype

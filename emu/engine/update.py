@@ -44,14 +44,13 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
     holds their format.
     """
     state = _state(spec, ("weight", "momentum", "grad"), weight, momentum, grad)
-    constants = {"lr": lr, "mu": mu} | {name: decay for name in ("decay", "shrink")
-                                        if getattr(spec, name) is not None}
-    if decay and len(constants) == 2:
+    plan = _plan(spec)
+    if decay and "decay" not in plan.constants and "shrink" not in plan.constants:
         raise ValueError(f"decay {decay}: the update {spec} has no weight decay; give it the cast "
                          "decay or shrink")
-    constants = {name: _constant(spec, name, code) for name, code in constants.items()}
+    constants = {name: _constant(spec, name, code)
+                 for name, code in zip(plan.constants, (lr, mu, decay), strict=False)}
     rands = {"momentum": rand_momentum, "nesterov": rand_nesterov, "weight": rand_weight}
-    plan = _plan(spec)
     if plan.lane is None or watching() is not None:
         return _sgd_by_casts(spec, state, constants, rands)
     drawn = [operands_of(getattr(spec, name), state["grad"].shape, rands[name])
@@ -74,6 +73,7 @@ class _Plan(NamedTuple):
     parts: Parts | None  # without their factors
     casts: tuple[LaneCast, ...]  # of each sum
     lane: np.dtype | None  # in which all of them are exact
+    constants: tuple[str, ...]  # the casts of its factors: lr, mu, and that of the weight decay
 
 
 @functools.lru_cache(1 << 8)
@@ -89,7 +89,8 @@ def _plan(spec: UpdateSpec) -> _Plan:
     return _Plan((ups["momentum", "grad"], ups["momentum", "mu", "momentum"],
                   ups["weight", "weight"], ups["weight", "lr", moved]), parts,
                  tuple(casts.values()),
-                 _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items())))
+                 _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items())),
+                 ("lr", "mu", *(name for name in ("decay", "shrink") if getattr(spec, name))))
 
 
 def _constant(spec: UpdateSpec, name: str, code: int) -> int:
@@ -203,15 +204,23 @@ def _buffered_by_casts(spec: BufferSpec, state: dict, grad_up: int, drop: int, r
 def _state(spec, names: tuple[str, ...], *arrays) -> dict[str, np.ndarray]:
     """The arrays in dtypes that hold their casts' formats, of one shape."""
     found = {}
-    for name, codes in zip(names, arrays, strict=True):
-        form = getattr(spec, name).format
-        check_width(form)
-        array, dtype = as_codes(codes, name, dtype=None), dtype_of(form)
+    for name, codes, dtype in zip(names, arrays, _dtypes(spec, names), strict=True):
+        array = as_codes(codes, name, dtype=None)
         found[name] = array.astype(dtype) if array.itemsize < dtype.itemsize else array
-    if not all(x.shape == found["grad"].shape for x in found.values()):
-        shapes = ", ".join(f"{name} {x.shape}" for name, x in found.items())
-        raise ValueError(f"{shapes}: shapes differ")
+        if array.shape != np.shape(arrays[0]):
+            shapes = ", ".join(f"{name} {np.shape(x)}"
+                               for name, x in zip(names, arrays, strict=True))
+            raise ValueError(f"{shapes}: shapes differ")
     return found
+
+
+@functools.lru_cache(1 << 8)
+def _dtypes(spec: UpdateSpec | BufferSpec, names: tuple[str, ...]) -> list[np.dtype]:
+    """The smallest dtype that holds every code of each of these casts."""
+    forms = [getattr(spec, name).format for name in names]
+    for form in forms:
+        check_width(form)
+    return [dtype_of(form) for form in forms]
 
 
 def _wide(spec, state: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -221,18 +230,19 @@ def _wide(spec, state: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 def _run(kernel, spec, state: dict[str, np.ndarray], lane: np.dtype, *constants) -> tuple:
     """(new first array, new second one, how many of each were outside) of an update."""
-    dtypes = [x.dtype for x in state.values()]
+    first, second, grad = state.values()
+    dtypes = first.dtype, second.dtype, grad.dtype
     if INT64 in dtypes:  # who holds a state in int64 is in no hurry: one kernel will do
-        lane, dtypes = np.int64, [np.int64] * 3
-    arrays = [flattened(x, dtype) for x, dtype in zip(state.values(), dtypes, strict=True)]
-    new = [np.empty_like(x) for x in arrays[:2]]
-    *outside, held = launch(kernel, 2 * CAST * new[0].size, *arrays, _ends(spec, tuple(state)),
-                            np.empty(0, lane), *constants, *new)
+        lane, dtypes = INT64, (INT64, INT64, INT64)
+    new = [np.empty(first.shape, dtypes[0]), np.empty(first.shape, dtypes[1])]
+    *outside, held = launch(kernel, 2 * CAST * first.size, flattened(first, dtypes[0]),
+                            flattened(second, dtypes[1]), flattened(grad, dtypes[2]),
+                            _ends(spec, tuple(state)), np.empty(0, lane), *constants,
+                            new[0].reshape(-1), new[1].reshape(-1))
     if not held:
         _wide(spec, state)  # which names the code
-    new = [x.reshape(old.shape).astype(old.dtype, copy=False)
-           for x, old in zip(new, state.values(), strict=False)]
-    return *new, *map(int, outside)
+    return (new[0].astype(first.dtype, copy=False), new[1].astype(second.dtype, copy=False),
+            *outside)
 
 
 @functools.lru_cache(1 << 8)

@@ -78,7 +78,7 @@ class Contraction(Operation):
             rows = self.error_rows(error.codes)
             mac = layer.mac("grad_bias", training)
             codes = layer.backend.matmul(layer.place("grad_bias", training), rows.T,
-                                         np.ones((rows.shape[0], 1), np.int64), mac)[:, 0]
+                                         np.ones((rows.shape[0], 1), np.int8), mac)[:, 0]
             form = mac.result.format.with_frac(error.form.frac + mac.result.format.frac)
             found[2] = self.leave_weight(layer, training, masked(codes, bias.passes), form,
                                          "grad_b")
@@ -97,7 +97,7 @@ def _result(layer: Layer, name: str, training: bool, a: Codes, b: Codes):
 
 def masked(codes: np.ndarray, passes: np.ndarray | None) -> np.ndarray:
     """The codes where `passes` (None: everywhere), 0 elsewhere."""
-    return codes if passes is None else np.where(passes, codes, 0)
+    return codes if passes is None else np.multiply(codes, passes)
 
 
 class Linear(Contraction):
