@@ -150,7 +150,7 @@ class Format(_Text):
             raise ValueError(f"format {text!r}: write s or u, the width, then f and the fraction "
                              "bits, like s8f4 or u8")
         sign, width, frac = match.groups()
-        return cls(int(width), int(frac or 0), sign == "s")
+        return _formats(int(width), int(frac or 0), sign == "s")
 
     @classmethod
     def holding(cls, lo: int, hi: int, frac: int = 0) -> Format:
@@ -184,7 +184,7 @@ class Format(_Text):
         return _formats(self.width, frac, self.signed)
 
 
-_formats = lru_cache(1 << 12, typed=True)(Format)
+_formats = lru_cache(1 << 12, typed=True)(Format)  # the same value is the same object
 
 
 @hashed_once
@@ -213,7 +213,7 @@ class Cast(_Text):
     def parse(cls, text: str) -> Cast:
         """A format, a rounding and an overflow; what is left out is `to_neg` and `wrap`."""
         first, *words = str(text).split() or [""]
-        return cls(Format.parse(first), *_parse_modes(words, text))
+        return _casts(Format.parse(first), *_parse_modes(words, text))
 
     def __str__(self) -> str:
         return f"{self.format} {_modes_text(self)}"
@@ -226,7 +226,10 @@ class Cast(_Text):
 
     def with_frac(self, frac: int) -> Cast:
         """The same bits and modes with another binary point."""
-        return Cast(self.format.with_frac(frac), self.rounding, self.overflow, self.rand_bits)
+        return _casts(self.format.with_frac(frac), self.rounding, self.overflow, self.rand_bits)
+
+
+_casts = lru_cache(1 << 12, typed=True)(Cast)
 
 
 class _Kind(_Text):
@@ -481,9 +484,10 @@ class Rule(_Text):
 
     def with_frac(self, frac: int) -> AnyCast:
         """The cast this rule becomes once the binary point of its integers is known."""
-        to = Cast(Format(self.width, 0, self.signed), self.rounding, self.overflow, self.rand_bits)
         if not self.kind:
-            return to.with_frac(frac)
+            return _casts(_formats(self.width, frac, self.signed), self.rounding, self.overflow,
+                          self.rand_bits)
+        to = Cast(Format(self.width, 0, self.signed), self.rounding, self.overflow, self.rand_bits)
         return {"flag": FlagCast, "closed": ClosedCast}[self.kind](to).with_frac(frac)
 
     def stored(self, frac: int | None) -> AnyCast:

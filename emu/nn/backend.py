@@ -147,7 +147,7 @@ class Backend:
             decay: int = 0) -> engine.Updated:
         """The update of one parameter; `decay` is a code of the spec's decay or shrink."""
         rand = {f"rand_{name}": self._operands(place.part(name), weight.shape, getattr(spec, name))
-                for name in spec.sums}
+                for name in spec.sums if getattr(spec, name).rounding == Rounding.STOCHASTIC}
         return _named(place, engine.sgd, weight, momentum, grad, lr, mu, spec, decay=decay,
                       **rand)
 

@@ -57,17 +57,25 @@ def to_codes_for(tensor: torch.Tensor, to: Cast, name: str) -> tuple[np.ndarray,
         raise ValueError(f"{name}: {error}") from None
 
 
+def carries(form: Format, dtype: torch.dtype) -> bool:
+    """Whether every code of `form` is exact and normal in `dtype`."""
+    bits, exponents = CARRIERS[dtype]
+    magnitude = form.width - form.signed
+    return magnitude <= bits and magnitude - exponents <= form.frac <= exponents
+
+
 def check_carrier(form: Format, dtype: torch.dtype, name: str) -> None:
-    """Raise ValueError unless every code of `form` is exact and normal in `dtype`."""
+    """Raise ValueError unless `dtype` carries `form`."""
+    if carries(form, dtype):
+        return
     bits, exponents = CARRIERS[dtype]
     magnitude = form.width - form.signed
     if magnitude > bits:
         raise ValueError(f"{name}: {form} has {magnitude} magnitude bits, {dtype} carries {bits}; "
                          + ("use model.double() and float64 inputs" if dtype == torch.float32
                             else "use a narrower format"))
-    if not magnitude - exponents <= form.frac <= exponents:
-        raise ValueError(f"{name}: {form} has frac {form.frac}, {dtype} carries "
-                         f"{magnitude - exponents} to {exponents}; rescale the tensor")
+    raise ValueError(f"{name}: {form} has frac {form.frac}, {dtype} carries "
+                     f"{magnitude - exponents} to {exponents}; rescale the tensor")
 
 
 def to_tensor(codes: np.ndarray, form: Format, dtype: torch.dtype, name: str) -> torch.Tensor:

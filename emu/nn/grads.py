@@ -18,8 +18,9 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_map
-from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef
 
+from emu import engine
 from emu.nn import border
 from emu.nn.audit import FloatSum, allow_sums_of, host, sum_is_exact
 from emu.nn.layer import Codes
@@ -47,10 +48,16 @@ class Parts(list):
 
     def taken(self) -> list[Part]:
         """Those of this backward pass, which leave."""
+        if not self:
+            return []
         task = torch._C._current_graph_task_id()
-        mine = [part for part in self if part.task == task]
-        # A pass within another, as of a checkpoint, has a later number: those of the outer stay.
-        self[:] = [part for part in self if part.task < task]
+        if len(self) == 1 and self[0].task == task:
+            mine = [self.pop()]
+        else:
+            mine = [part for part in self if part.task == task]
+            # A pass within another, as of a checkpoint, has a later number: those of the outer
+            # stay.
+            self[:] = [part for part in self if part.task < task]
         tensor = self.tensor and self.tensor()
         if tensor is not None and tensor.retains_grad:
             _prove_sum(mine)
@@ -73,15 +80,6 @@ class Grid(NamedTuple):
         return Grid(finer, sum(grid.reach << finer - grid.frac for grid in (self, other)))
 
 
-class _Watched(NamedTuple):
-    """The parts of a tensor that no fixed operation made, the node its hook is on, and the hook."""
-
-    parts: Parts
-    node: object
-    hook: _Total
-
-
-_watched = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 _passes = threading.local()
 
@@ -107,18 +105,27 @@ def parts_of(tensor: torch.Tensor) -> Parts | None:
     if found is not None:
         return found
     with _lock:
-        kept = _watched.get(tensor)
-        if kept is None or kept.node is not node:
+        hook = _hook_of(tensor)
+        if hook is None:
             hook = _Total(tensor)
-            kept = _watched[tensor] = _Watched(hook.parts, node, hook)
             tensor.register_hook(hook)
-    return kept.parts
+            if node is not None:
+                node.metadata["total", tensor.output_nr] = hook
+    return hook.parts
 
 
 def grid_of(tensor: torch.Tensor) -> Grid | None:
     """Where the gradients lie that are summed in `tensor.grad`; None where that is not known."""
-    kept = _watched.get(tensor)
-    return None if kept is None else kept.hook.grid
+    hook = _hook_of(tensor)
+    return None if hook is None else hook.grid
+
+
+def _hook_of(tensor: torch.Tensor) -> _Total | None:
+    """The hook that is on a tensor as it is now: one that is changed in place has another node."""
+    if tensor.grad_fn is not None:
+        return tensor.grad_fn.metadata.get(("total", tensor.output_nr))
+    return next((hook for hook in (tensor._backward_hooks or {}).values()
+                 if isinstance(hook, _Total)), None)
 
 
 class _Total:
@@ -133,7 +140,8 @@ class _Total:
         total, grid = Gradient.of(grad, self.parts), None
         if total.codes is not None:
             form = border.holding(total.codes, total.frac)
-            grad = border.each_to_tensor(total.codes, form, grad.dtype, self.name)
+            if total.summed or not border.carries(form, grad.dtype):
+                grad = border.each_to_tensor(total.codes, form, grad.dtype, self.name)
             grid = Grid(form.frac, -form.lo)
         tensor = self.tensor()
         if tensor is not None and tensor.is_leaf and tensor.grad is not None:
@@ -153,10 +161,14 @@ def _prove_accumulation(old: torch.Tensor, new: torch.Tensor, name: str) -> None
 
 
 class Gradient:
-    """What arrived at the output of an operation: a tensor, or the codes of an exact sum."""
+    """What arrived at the output of an operation: a tensor, or the codes of an exact sum.
 
-    def __init__(self, tensor: torch.Tensor, codes: np.ndarray | None = None, frac: int = 0):
-        self.tensor, self.codes, self.frac = tensor, codes, frac
+    Where nothing was `summed`, the tensor is what `border.rounded` made of the codes.
+    """
+
+    def __init__(self, tensor: torch.Tensor, codes: np.ndarray | None = None, frac: int = 0,
+                 summed: bool = False):
+        self.tensor, self.codes, self.frac, self.summed = tensor, codes, frac, summed
 
     @classmethod
     def of(cls, tensor: torch.Tensor, parts: Parts) -> Gradient:
@@ -180,7 +192,7 @@ class Gradient:
                                "or give the other user a clone of it")
         frac = max(part.frac for part in mine)
         return cls(tensor, _sum([part.codes for part in mine],
-                                [frac - part.frac for part in mine], tensor.shape), frac)
+                                [frac - part.frac for part in mine], tensor.shape), frac, True)
 
     def exact(self, name: str) -> Codes:
         """The gradient as it is; raises ValueError where it is off the grid."""
@@ -194,7 +206,7 @@ class Gradient:
         if passes is None:
             return self
         if self.codes is not None:
-            return Gradient(self.tensor, np.where(passes, self.codes, 0), self.frac)
+            return Gradient(self.tensor, np.multiply(self.codes, passes), self.frac)
         return Gradient(torch.where(torch.from_numpy(passes), self.tensor, 0))
 
     def enter(self, layer, training: bool) -> Codes:
@@ -207,15 +219,14 @@ class Gradient:
 
 def _sum(codes: list[np.ndarray], zeros: list[int], shape) -> np.ndarray:
     """The sum of codes << zeros; raises FloatSum where it could leave int64."""
-    total = np.zeros(shape, np.int64)
-    reach = sum(max(abs(int(part.min(initial=0))), int(part.max(initial=0))) << up
-                for part, up in zip(codes, zeros, strict=True))
+    reach = sum(engine.largest(part) << up for part, up in zip(codes, zeros, strict=True))
     if reach >= 1 << 62:
         raise FloatSum(f"the gradients of a tensor {tuple(shape)}: their exact sum needs "
                        f"{reach.bit_length() + 1} bits, the limit is 63; cast the errors to closer "
                        "binary points")
+    total = np.zeros(shape, np.int64 if reach >> 31 else np.int32)
     for part, up in zip(codes, zeros, strict=True):
-        total += part.astype(np.int64) << up
+        total += part.astype(total.dtype, copy=False) << up
     return total
 
 
@@ -239,7 +250,8 @@ def hand_back(out: Codes, dtype: torch.dtype, parts: Parts | None, name: str) ->
 def _end(task: int) -> None:
     """Prove the sums that a backward pass took as its results before they reached an operation."""
     for parts in _passes.__dict__.pop(task, ()):
-        _prove_sum(parts.taken())
+        if parts:
+            _prove_sum(parts.taken())
 
 
 def _prove_sum(parts: list[Part]) -> None:
@@ -248,8 +260,7 @@ def _prove_sum(parts: list[Part]) -> None:
         return
     dtype = parts[0].tensor.dtype
     frac = max(part.frac for part in parts)
-    reach = sum(max(int(part.codes.max(initial=0)), -int(part.codes.min(initial=0)))
-                << frac - part.frac for part in parts)
+    reach = sum(engine.largest(part.codes) << frac - part.frac for part in parts)
     if reach.bit_length() > border.CARRIERS[dtype][0]:
         raise FloatSum(f"the gradient of a tensor {tuple(parts[0].tensor.shape)} inside the model: "
                        f"its sum may need {reach.bit_length()} bits, {dtype} carries "

@@ -15,6 +15,8 @@ from emu.nn.grads import Gradient, Parts, hand_back, known, parts_of
 from emu.nn.layer import Codes, Layer
 from emu.nn.tape import Note, gradient_of, noting, read
 
+PLAIN = int, float, str, type(None)  # attributes that hold no arrays
+
 
 class Operation:
     """What one call of a torch function computes; an instance keeps what its backward needs.
@@ -107,14 +109,18 @@ def _taken_out(operation: Operation) -> list[torch.Tensor]:
         held.append(torch.from_numpy(x if plain else x.copy()))
         return _Held(len(held) - 1)
 
-    vars(operation).update(_changed(vars(operation), np.ndarray, take))
+    for name, value in vars(operation).items():
+        if not isinstance(value, PLAIN):
+            vars(operation)[name] = _changed(value, np.ndarray, take)
     return held
 
 
 def _put_back(operation: Operation, held: tuple[torch.Tensor, ...]) -> Operation:
     """The operation with its arrays."""
     whole = copy.copy(operation)
-    vars(whole).update(_changed(vars(whole), _Held, lambda place: held[place].numpy()))
+    for name, value in vars(whole).items():
+        if not isinstance(value, PLAIN) or isinstance(value, _Held):
+            vars(whole)[name] = _changed(value, _Held, lambda place: held[place].numpy())
     return whole
 
 
@@ -122,6 +128,9 @@ def _changed(value, kind: type, change):
     """Nested tuples, lists and dicts with everything of `kind` changed."""
     if isinstance(value, kind):
         return change(value)
+    if isinstance(value, Codes):  # as a tuple, but this happens all the time
+        codes, form, passes = value
+        return Codes(change(codes), form, None if passes is None else change(passes))
     if isinstance(value, dict):
         return {key: _changed(x, kind, change) for key, x in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -13,7 +13,7 @@ import torch
 
 from emu import engine
 from emu.nn import border
-from emu.nn.grads import grid_of
+from emu.nn.grads import Grid, grid_of
 from emu.nn.owners import Owner, master_codes, owners_of
 from emu.number import Cast, Format
 from emu.update import BufferSpec
@@ -62,8 +62,10 @@ class SGD(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
-    def _check(self, parameter: torch.nn.Parameter, group: dict) -> None:
-        """Raise ValueError where the parameter's update has not what its group asks for."""
+    def _check(self, parameter: torch.nn.Parameter, group: dict) -> Owner:
+        """The parameter's owner; raises ValueError where its update has not what its group asks
+        for.
+        """
         if parameter not in self.owners:
             raise ValueError(f"a parameter {tuple(parameter.shape)} is none of the model's; add "
                              "only parameters of the model that the optimizer was made with")
@@ -77,6 +79,7 @@ class SGD(torch.optim.Optimizer):
                 raise ValueError(f"{owner.label}: {key} {group[key]}, and the update "
                                  f"{owner.spec} has no {' or '.join(casts)}; add that cast, or "
                                  f"leave {key} out")
+        return owner
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -93,38 +96,37 @@ class SGD(torch.optim.Optimizer):
         for new in updates:  # nothing is refused from here on
             new.parameter.copy_(new.weight)
             self.state[new.parameter][new.key] = new.codes
-        for backend in {id(owner.layer.backend): owner.layer.backend
-                        for owner in self.owners.values()}.values():
+        for backend in {owner.layer.backend for owner in self.owners.values()}:
             backend.end_step()
         return loss
 
     def _updates(self, group: dict, zeros: int) -> list[New]:
         """The updates of a group's parameters that have gradients; changes nothing."""
-        grads = ((parameter, self._gradient(parameter, group, zeros))
+        grads = ((parameter, self._gradient(parameter, parameter.grad, group, zeros))
                  for parameter in group["params"] if parameter.grad is not None)
         if group["max_norm"]:
             grads = self._limited(group["max_norm"], dict(grads)).items()
         return [self._update(parameter, grad, group) for parameter, grad in grads]
 
-    def _gradient(self, parameter: torch.nn.Parameter, group: dict, zeros: int) -> np.ndarray:
+    def _gradient(self, parameter: torch.nn.Parameter, grad: torch.Tensor, group: dict, zeros: int
+                  ) -> np.ndarray:
         """The gradient times 2^-zeros as codes of the update's `grad`, clipped by the group."""
-        self._check(parameter, group)
-        owner = self.owners[parameter]
+        owner = self._check(parameter, group)
         spec, label = owner.spec, f"{owner.label}.grad"
-        if parameter.grad.is_sparse:
+        if grad.is_sparse:
             raise ValueError(f"{label}: is sparse; build the layer with sparse=False")
-        floats = border.to_numpy(parameter.grad, label)
+        floats = border.to_numpy(grad, label)
         to = spec.grad.with_frac(spec.grad.format.frac - zeros) if zeros else spec.grad
-        _check_grid(parameter, floats, to, label)
+        _check_grid(grid_of(parameter), grad, floats, to, label)
         backend = owner.layer.backend
         try:
-            grad = backend.quantize(owner.place(".grad"), floats, to).codes
+            codes = backend.quantize(owner.place(".grad"), floats, to).codes
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
         if group["clip_value"]:
             limit = _constant(group["clip_value"], spec.clip, owner, "clip", "clip_value")
-            grad = backend.clip(owner.place(".clip"), grad, limit, spec)
-        return grad
+            codes = backend.clip(owner.place(".clip"), codes, limit, spec)
+        return codes
 
     def _limited(self, limit: float, grads: dict[torch.nn.Parameter, np.ndarray]
                  ) -> dict[torch.nn.Parameter, np.ndarray]:
@@ -151,9 +153,10 @@ class SGD(torch.optim.Optimizer):
                 grads, owners, forms, strict=True)}
 
     def _update(self, parameter: torch.nn.Parameter, grad: np.ndarray, group: dict) -> New:
-        owner, spec = self.owners[parameter], self.owners[parameter].spec
+        owner = self.owners[parameter]
+        spec = owner.spec
         key = "buffer" if isinstance(spec, BufferSpec) else "momentum"
-        held = self.state.get(parameter, {}).get(key)
+        held = self.state[parameter].get(key) if parameter in self.state else None
         if held is None:
             held = torch.zeros(parameter.shape, dtype=_dtype(getattr(spec, key).format))
         weight, backend = master_codes(parameter, spec, owner.label), owner.layer.backend
@@ -205,12 +208,12 @@ class SGD(torch.optim.Optimizer):
         return {**super().__getstate__(), "owners": self.owners}
 
 
-def _check_grid(parameter: torch.nn.Parameter, grad: np.ndarray, to: Cast, label: str) -> None:
+def _check_grid(grid: Grid | None, grad: torch.Tensor, floats: np.ndarray, to: Cast, label: str
+                ) -> None:
     """Raise ValueError where a gradient left the grid on which it was computed."""
-    grid = grid_of(parameter)
-    if grid is None or engine.on_grid(grad, grid.frac):
+    if grid is None or engine.on_grid(floats, grid.frac):
         return
-    codes, frac = border.to_codes_for(parameter.grad, to, label)
+    codes, frac = border.to_codes_for(grad, to, label)
     # A power of two moves the frac and no bit; any other factor needs more bits than before.
     if frac > grid.frac and border.holding(codes, frac).width > grid.width:
         raise ValueError(f"{label}: off the grid of 2^-{grid.frac} on which it was computed; "

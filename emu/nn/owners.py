@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 
@@ -14,16 +12,12 @@ from emu.nn.modules import FixedModule
 from emu.update import BufferSpec, UpdateSpec
 
 
-class Owner(NamedTuple):
+class Owner:
     """The layer that updates a parameter, and the parameter's name there."""
 
-    layer: Layer
-    name: str
-
-    @property
-    def label(self) -> str:
-        """The parameter's path."""
-        return f"{self.layer.site}.{self.name}"
+    def __init__(self, layer: Layer, name: str):
+        self.layer, self.name = layer, name
+        self.label = f"{layer.site}.{name}"  # the parameter's path
 
     @property
     def spec(self) -> UpdateSpec | BufferSpec:

@@ -87,7 +87,7 @@ class _Sum(_Binary):
         terms = []
         for operand, (sign, up) in zip(self.enter(layer, training, tensors), self.factors,
                                        strict=True):
-            terms += [operand.codes.astype(np.int64) * sign, operand.form.frac - up]
+            terms += [signed(operand.codes, sign), operand.form.frac - up]
         try:
             return self.leave(layer, training, *engine.aligned_sum(*terms))
         except ValueError as error:
@@ -95,9 +95,14 @@ class _Sum(_Binary):
 
     def backward(self, layer, training, gradient, needs):
         error = arrived(layer, gradient.masked(self.passes), training)
-        return [self.hand_back(layer, training, i, error.codes.astype(np.int64) * sign,
+        return [self.hand_back(layer, training, i, signed(error.codes, sign),
                                error.form.frac - up) if need else None
                 for i, (need, (sign, up)) in enumerate(zip(needs, self.factors, strict=True))]
+
+
+def signed(codes: np.ndarray, sign: int) -> np.ndarray:
+    """sign * codes, in a dtype that holds them."""
+    return codes if sign == 1 else codes.astype(np.int64) * sign
 
 
 class _Product(_Binary):

@@ -43,7 +43,8 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
                          "(N, classes) and (N,)")
     if not math.prod(logits.shape):
         raise ValueError(f"logits {tuple(logits.shape)}: an empty batch has no mean loss")
-    if not 0 <= int(target.min()) <= int(target.max()) < logits.shape[1]:
-        raise ValueError(f"target from {int(target.min())} to {int(target.max())}: the logits have "
-                         f"classes 0 to {logits.shape[1] - 1}")
+    low, high = (int(label) for label in target.aminmax())
+    if not 0 <= low <= high < logits.shape[1]:
+        raise ValueError(f"target from {low} to {high}: the logits have classes 0 to "
+                         f"{logits.shape[1] - 1}")
     return _CrossEntropy.apply(logits, target)
