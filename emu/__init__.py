@@ -7,7 +7,8 @@ import importlib
 
 from emu.affine import Rescale, multiplier_and_shift
 from emu.norm import NormGradSpec, NormSpec, RunningSpec
-from emu.number import Cast, ClosedCast, FlagCast, Format, Overflow, Rounding, Rule
+from emu.number import Cast, ClosedCast, FlagCast, Format, Overflow, Rounding
+from emu.rule import Rule
 from emu.spec import LayerSpec, MacSpec
 from emu.table import SoftmaxSpec, Table
 from emu.update import BufferSpec, UpdateSpec

@@ -20,16 +20,15 @@ from emu.number import (
     FlagCast,
     Format,
     Rounding,
-    Rule,
     _Text,
     _whole,
     check_cast,
     check_keys,
     hashed_once,
     mapping_text,
-    parse_cast,
     parse_mapping,
 )
+from emu.rule import Rule, parse_cast
 from emu.update import BufferSpec, UpdateSpec, parse_update
 
 INT64 = (-(1 << 63), (1 << 63) - 1)

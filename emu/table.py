@@ -20,13 +20,13 @@ from emu.number import (
     Format,
     Overflow,
     Rounding,
-    Rule,
     _Text,
     check_cast,
     mapping_text,
     parse_fields,
     unknown,
 )
+from emu.rule import Rule
 
 MAX_ADDRESS = 16  # bits of a table's input
 MAX_EXPONENT = 20  # of the largest input: |x| < 2^20

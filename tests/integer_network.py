@@ -11,7 +11,8 @@ from random import Random
 from typing import NamedTuple
 
 from emu import reference
-from emu.number import Cast, Format, Rounding, Rule
+from emu.number import Cast, Format, Rounding
+from emu.rule import Rule
 
 
 class Grid(NamedTuple):

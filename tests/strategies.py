@@ -4,7 +4,8 @@ from hypothesis import reject, settings
 from hypothesis import strategies as st
 
 from emu.affine import Rescale
-from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.number import Cast, Format, Overflow, Rounding
+from emu.rule import Rule
 from emu.spec import LayerSpec, MacSpec
 from emu.update import BufferSpec, UpdateSpec
 

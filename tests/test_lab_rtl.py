@@ -16,7 +16,8 @@ from emu.lab import train as lab
 from emu.lab.rtl import RtlBackend
 from emu.lab.run import WEIGHTS
 from emu.nn.backend import Backend, Place
-from emu.number import ClosedCast, Format, parse_cast
+from emu.number import ClosedCast, Format
+from emu.rule import parse_cast
 from emu.spec import MacSpec
 from emu.update import UpdateSpec
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import casts, examples, formats, rules
 
-from emu.number import Cast, Format, Overflow, Rounding, Rule, parse_cast, parse_mapping
+from emu.number import Cast, Format, Overflow, Rounding, parse_mapping
+from emu.rule import Rule, parse_cast
 
 FORMATS = [  # text, width, frac, signed, lo, hi, step
     ("s8f4", 8, 4, True, -128, 127, 0.0625),
@@ -266,7 +267,7 @@ REFUSED = [  # call, fragments of the message: the value, the limit or rule, the
     (lambda: Rule(8, scale="auto:maximum"), ["'auto:maximum'", "did you mean 'auto:max'"]),
     (lambda: Rule(8, rounding=Rounding.STOCHASTIC), ["rand_bits", "from 1 to 32"]),
     (lambda: Rule.parse("s8"), ["''", "known: auto:max"]),
-    (lambda: Rule.parse("s8 auto:max+0"), ["'auto:max+0'", "above 0", "auto:max has none"]),
+    (lambda: Rule.parse("s8 auto:max+0.0"), ["'auto:max+0.0'", "above 0", "auto:max has none"]),
     (lambda: Rule.parse("s8 auto:sweep+1e-5"), ["'auto:sweep+1e-5'", "did you mean"]),
     (lambda: Rule.parse("s8 auto:mean"), ["'auto:mean'", "did you mean 'auto:max'"]),
     (lambda: Rule.parse("s8 auto:percentile"), ["did you mean 'auto:percentile99.9'"]),

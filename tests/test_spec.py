@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from strategies import casts, examples, layers, macs, updates
 
-from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.number import Cast, Format, Overflow, Rounding
+from emu.rule import Rule
 from emu.spec import PASS_OPERANDS, LayerSpec, MacSpec, UpdateSpec
 
 INT64 = range(-(2**63), 2**63)

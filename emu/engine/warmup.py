@@ -11,7 +11,8 @@ from emu.engine.kernels.vector import has_vnni
 from emu.engine.matmul import matmul
 from emu.engine.monitor import monitor
 from emu.norm import NormSpec
-from emu.number import Cast, Rule
+from emu.number import Cast
+from emu.rule import Rule
 from emu.spec import MacSpec
 from emu.table import SoftmaxSpec
 from emu.update import BufferSpec, UpdateSpec

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from emu import nn
-from emu.number import Cast, Overflow, Rounding, Rule
+from emu.number import Cast, Overflow, Rounding
+from emu.rule import Rule
 from emu.update import derived_buffer
 
 STRATEGY, START = "strategy.yaml", "start.pt"

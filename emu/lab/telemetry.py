@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from emu.engine import CastAccount, First, MacAccount, Record, RegisterAccount
-from emu.number import AnyCast, parse_cast
+from emu.number import AnyCast
+from emu.rule import parse_cast
 from emu.spec import MacSpec
 
 STAGES = {"product": CastAccount, "acc": RegisterAccount, "spill": CastAccount,

@@ -28,7 +28,8 @@ from emu.nn.modules import FixedModule, fixed
 from emu.nn.ops import contract, norm
 from emu.norm import NormSpec
 from emu.norm_casts import ONE
-from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.number import Cast, Format, Overflow, Rounding
+from emu.rule import Rule
 from emu.spec import LayerSpec
 
 MASTER = Rule(32, rounding=Rounding.TIES_EVEN, overflow=Overflow.SAT)  # of float masters

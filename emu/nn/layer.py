@@ -19,7 +19,8 @@ from emu.nn.backend import Backend, Place
 from emu.nn.config import Site
 from emu.nn.replay import current
 from emu.nn.strategy import Call, Strategies
-from emu.number import AnyCast, Cast, Format, Overflow, Rule
+from emu.number import AnyCast, Cast, Format, Overflow
+from emu.rule import Rule
 from emu.spec import LayerSpec, MacSpec
 
 STATEFUL = "auto:", "stochastic", "fixed", "learned"  # words of settings with state

@@ -26,18 +26,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from emu.number import (
-    AnyCast,
-    Cast,
-    ClosedCast,
-    FlagCast,
-    Format,
-    Rule,
-    _Text,
-    parse_cast,
-    parse_mapping,
-    unknown,
-)
+from emu.number import AnyCast, Cast, ClosedCast, FlagCast, Format, _Text, parse_mapping, unknown
+from emu.rule import Rule, parse_cast
 from emu.spec import LayerSpec
 
 PHASES = ("training", "evaluation")

@@ -19,7 +19,8 @@ from emu.engine import narrowed
 from emu.nn import border
 from emu.nn.layer import Layer
 from emu.nn.scope import Region
-from emu.number import AnyCast, Cast, Format, Overflow, Rule
+from emu.number import AnyCast, Cast, Format, Overflow
+from emu.rule import Rule
 from emu.spec import LayerSpec
 
 KEY = "_extra_state"  # torch's

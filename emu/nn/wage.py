@@ -12,7 +12,8 @@ import math
 import torch
 
 from emu.nn.config import Config, Site
-from emu.number import Rule, unknown
+from emu.number import unknown
+from emu.rule import Rule
 
 
 def fan_in(weight: torch.Tensor) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import floor, isfinite
 
-from emu.number import MAX_FRAC, RULE_FRAC, AnyCast, Cast, Format, Overflow, Rounding, Rule
+from emu.number import MAX_FRAC, AnyCast, Cast, Format, Overflow, Rounding
 from emu.reference.casts import cast, quantize
+from emu.rule import RULE_FRAC, Rule
 
 FLOAT_BITS = 60  # of the largest of a tensor of floats
 

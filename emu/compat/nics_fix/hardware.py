@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from emu.compat.nics_fix.config import Datum, Section
 from emu.nn import Layer, Site
-from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.number import Cast, Format, Overflow, Rounding
+from emu.rule import Rule
 from emu.spec import PASS_OPERANDS, LayerSpec
 
 AUTO, FIXED = "auto:max+1e-5", "fixed"

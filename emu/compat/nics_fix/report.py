@@ -11,7 +11,7 @@ from emu import engine, nn
 from emu.compat.nics_fix.config import FixedConfig
 from emu.compat.nics_fix.hardware import Scale
 from emu.nn import Layer, border
-from emu.number import Rule
+from emu.rule import Rule
 
 if TYPE_CHECKING:
     from emu.compat.nics_fix.scope import Scope

@@ -19,7 +19,8 @@ from emu.compat.nics_fix.hardware import WIDE, Resolver, prepare
 from emu.compat.nics_fix.report import FixedMapping
 from emu.compat.nics_fix.strategy import StrategyConfigs
 from emu.nn import border
-from emu.number import Cast, Rule
+from emu.number import Cast
+from emu.rule import Rule
 
 logger = logging.getLogger("nics_fix")
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING,

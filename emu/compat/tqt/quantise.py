@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 
 from emu import engine
 from emu.nn import border, tape
-from emu.number import Overflow, Rounding, Rule
+from emu.number import Overflow, Rounding
+from emu.rule import Rule
 
 
 def rule(bit_width: int, signed: bool = True) -> Rule:

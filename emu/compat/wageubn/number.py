@@ -9,7 +9,8 @@ from torch.autograd import Function
 
 from emu import engine
 from emu.nn import border
-from emu.number import AnyCast, Cast, Format, Overflow, Rounding, Rule, parse_cast
+from emu.number import AnyCast, Cast, Format, Overflow, Rounding
+from emu.rule import Rule, parse_cast
 
 OPEN = 56  # bits of what the original does not bound: all that the float border takes
 RAND_BITS = 16

@@ -9,7 +9,8 @@ from emu.nn.layer import Codes, Layer
 from emu.nn.operation import Operation, run
 from emu.nn.ops.contract import masked
 from emu.nn.ops.table import entry_cast, received
-from emu.number import Cast, Format, Overflow, Rounding, Rule
+from emu.number import Cast, Format, Overflow, Rounding
+from emu.rule import Rule
 from emu.table import WIDEST, SoftmaxSpec, entries_cast
 
 MOST = 1 << 62  # what an exact gradient stays below

@@ -8,7 +8,8 @@ from emu.nn.grads import Gradient
 from emu.nn.layer import Codes, Layer
 from emu.nn.operation import Operation, run
 from emu.nn.ops.contract import masked
-from emu.number import Cast, Format, Rounding, Rule
+from emu.number import Cast, Format, Rounding
+from emu.rule import Rule
 from emu.table import WIDEST, Table, entries_cast
 
 
