@@ -273,7 +273,7 @@ REFUSED = [  # call, fragments of the message: the value, the limit or rule, the
     (lambda: Rule.parse("s8 auto:percentile"), ["did you mean 'auto:percentile99.9'"]),
     (lambda: Rule.parse("s8 auto:percentile0"), ["percentile0:", "above 0 and at most 100"]),
     (lambda: Rule.parse("s8 auto:percentile100.1"), ["above 0 and at most 100"]),
-    (lambda: Rule.parse("s8 auto:sweep@last"), ["'auto:sweep@last'", "each with @previous"]),
+    (lambda: Rule.parse("s8 auto:sweep@last"), ["'auto:sweep@last'", "@previous"]),
     (lambda: Rule.parse("s8 auto:3sigma99"), ["'auto:3sigma99'", "did you mean 'auto:3sigma'"]),
     (lambda: Rule.parse("s8f4 auto:max"), ["'s8f4'", "binary point", "write 's8'"]),
     (lambda: Rule.parse("s8 fixed").stored(None), ["s8 fixed to_neg wrap: no binary point is"]),
