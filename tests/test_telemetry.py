@@ -220,3 +220,21 @@ def test_fractions_survive_the_text():
     assert Telemetry.parse(str(found)).records["pool.y"].total.error == Fraction(-1, 3) + Fraction(
         1, 3)
     assert Telemetry.parse(str(found)).records["pool.y"].total.high == Fraction(8, 3)
+
+
+def test_quotients_by_many_divisors_keep_telemetry_short():
+    """Their exact errors have denominators that grow with every step."""
+    telemetry, rng = Telemetry(), np.random.default_rng(1)
+    to = Cast.parse("s16f8 ties_even sat")
+    exact = Fraction(0)
+    for step in range(40):
+        x, divisor = rng.integers(-9999, 9999, (2, 3)), rng.integers(30000, 60000, (2, 3))
+        with engine.monitor() as seen:
+            codes = engine.divide(x, divisor, 0, to).codes
+        exact += sum(code - Fraction(int(a) << 8, int(d)) for code, a, d in
+                     zip(codes.ravel().tolist(), x.ravel(), divisor.ravel(), strict=True))
+        telemetry.add(step, seen)
+    (record,) = telemetry.records.values()
+    assert abs(record.total.error - exact) < Fraction(1, 2**50) and exact.denominator > 2**1000
+    assert record.total.error.denominator <= 2**64
+    assert str(Telemetry.parse(str(telemetry))) == str(telemetry)

@@ -1,13 +1,15 @@
 """What the hardware did in the watched steps of a training, joined over them.
 
 As text it is JSON, a line for every operation: the totals, the numbers of each channel, and the
-first overflow with its operands. Fractions are texts such as "-3/8".
+first overflow with its operands. Fractions are texts such as "-3/8"; those of quotients by many
+divisors, which would take ever more digits, are rounded to 2^-64 of a step.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from emu.engine import CastAccount, First, MacAccount, Record, RegisterAccount
@@ -17,6 +19,7 @@ from emu.spec import MacSpec
 
 STAGES = {"product": CastAccount, "acc": RegisterAccount, "spill": CastAccount,
           "outer": RegisterAccount}
+FINEST = 1 << 64  # the greatest denominator
 LEAST_BIAS = Fraction(1, 20)  # of a step: what `casts` shows although nothing was out of range
 
 
@@ -45,7 +48,7 @@ class Telemetry:
         known = self.records.get(record.label)
         if record.first and not (known and known.first):
             self.first_steps[record.label] = step
-        self.records[record.label] = known + record if known else record
+        self.records[record.label] = _limited(known + record if known else record)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """The whole numbers of every operation's totals."""
@@ -116,6 +119,17 @@ def _numbers(account) -> dict[str, int | Fraction]:
         elif value is not None:
             found |= {f"{name}.{key}": number for key, number in vars(value).items()}
     return found
+
+
+def _limited(record: Record) -> Record:
+    """The record with fractions of denominators up to 2^64."""
+    if isinstance(record.spec, MacSpec):
+        return record
+    return replace(record, channels=tuple(
+        replace(account, **{name: Fraction(round(getattr(account, name) * FINEST), FINEST)
+                            for name in ("low", "high", "error")
+                            if getattr(account, name).denominator > FINEST})
+        for account in record.channels))
 
 
 def _plain(value):
