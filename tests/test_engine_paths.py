@@ -352,3 +352,15 @@ def test_a_path_that_is_not_exact_here_is_refused(path):
     mac, a, b, _ = operands("acc: s20 sat, lanes: 2")
     with pytest.raises(ValueError, match=rf"path '{path}': not exact, or unknown, for .* here"):
         engine.matmul(a, b, mac, path=path)
+
+
+def test_operands_may_lie_in_any_layout():
+    """Also where an axis has one code, and so any stride."""
+    rng, mac = np.random.default_rng(0), MacSpec.parse("{a: s8, b: s8, acc: s24 sat}")
+    layouts = [np.ascontiguousarray, np.asfortranarray, lambda x: np.repeat(x, 2, 1)[:, ::2],
+               lambda x: np.stack([x.T, x.T])[1].T, lambda x: np.flip(np.flip(x).copy())]
+    for m, k, n in product((1, 2, 33), (1, 2, 16), (1, 4, 65)):
+        a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((m, k), (k, n)))
+        want = a.astype(np.int64) @ b  # too few products to saturate
+        for lay_a, lay_b in product(layouts, layouts):
+            assert np.array_equal(engine.matmul(lay_a(a), lay_b(b), mac), want), (m, k, n)

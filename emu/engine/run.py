@@ -63,9 +63,14 @@ def compute(p: Problem, path: str) -> Sums:
 
 
 def _matrix(codes: np.ndarray) -> np.ndarray:
-    """int8 codes that lie by rows or by columns, which int_mm takes alike."""
-    by_columns = codes.flags.f_contiguous and codes.flags.writeable
-    return codes if codes.dtype == INT8 and by_columns else ready(codes, np.int8)
+    """int8 codes that lie by rows or by columns, which int_mm takes alike.
+
+    An axis of one code may have any stride in numpy, which torch takes for that of a row.
+    """
+    flags = codes.flags
+    if codes.dtype == INT8 and flags.f_contiguous and flags.writeable and not flags.c_contiguous:
+        return codes
+    return ready(codes, np.int8).reshape(-1).reshape(codes.shape)
 
 
 def begin(p: Problem, a: np.ndarray, first: np.ndarray | None, scale: int, width: int, dtype
