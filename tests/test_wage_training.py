@@ -467,6 +467,12 @@ def test_one_and_two_threads_write_the_same_bytes(small, tmp_path, monkeypatch):
     assert found[0] == found[1]
 
 
+def test_closed_casts_are_not_recorded(tmp_path):
+    with pytest.raises(ValueError, match=r"act2.error: closed s8f.* no RTL unit does; use sat_sym"):
+        lab.train(under("wageubn-official"), tmp_path / "run", record=tmp_path / "step")
+    assert not list(tmp_path.iterdir())
+
+
 def test_rules_and_flags_are_texts_of_a_configuration():
     spec = machine_of(recipe()).model.conv2.layer.spec
     assert isinstance(spec.error, Rule) and isinstance(spec.error.with_frac(14), FlagCast)

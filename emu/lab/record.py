@@ -7,7 +7,7 @@ import numpy as np
 from emu import engine, reference
 from emu.golden import BufferTrace, CastTrace, MacTrace, UpdateTrace
 from emu.nn.backend import Backend, Place
-from emu.number import Cast, Rounding
+from emu.number import Cast, ClosedCast, Rounding
 
 
 class Recorder(Backend):
@@ -20,6 +20,9 @@ class Recorder(Backend):
         self._names: dict[str, int] = {}
 
     def cast(self, place, codes, form, to):
+        if isinstance(to, ClosedCast):
+            raise ValueError(f"{place.site}.{place.name}: {to} saturates at a power of two, and no "
+                             "RTL unit does; use sat_sym to record it")
         rand, loads = self._drawn(place, codes.shape, to)
         found = super().cast(place, codes, form, to)
         self.traces.append(CastTrace(self._name(place), form, to, _list(codes), _list(found.codes),
