@@ -140,3 +140,20 @@ def test_C08_layers_learn():
     with nn.audit():
         net(x).backward(torch.ones(2, 3))
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net[0].parameters())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_C08_adder_layers_sum_absolute_differences(strict):
+    torch.manual_seed(1)
+    layer = function.Adder2d(2, 3, 3, padding=1, iostrict=strict, output_all_bit_width=20).double()
+    grid = lambda *shape: torch.randint(-64, 65, shape).double() / 128  # noqa: E731
+    with torch.no_grad():
+        layer.weight.copy_(grid(3, 2, 3, 3))
+    x = grid(2, 2, 5, 5).requires_grad_()
+    y = layer(x)
+    windows = torch.nn.functional.unfold(x.detach(), 3, padding=1)  # (N, 18, 25)
+    apart = layer.weight.detach().reshape(1, 3, 18, 1) - windows[:, None]
+    assert torch.equal(y, -apart.abs().sum(2).reshape(2, 3, 5, 5))
+    y.backward(torch.full_like(y, 0.75))
+    slopes = torch.nn.functional.fold(apart.clamp(-1, 1).sum(1), (5, 5), 3, padding=1)
+    assert torch.equal(x.grad, 0.75 * slopes)

@@ -53,7 +53,7 @@ class _Widths:
                           [f"{name}_{kind}_bit_width" for name in self.tensors
                            for kind in ("dec", "all")])
         spec = self.hardware(widths, iostrict)
-        self.layer.spec = self.layer.evaluation = spec
+        self.layer.become(spec, spec)
         self.widths, self.iostrict = widths, iostrict
 
     def hardware(self, widths: dict, strict: bool) -> LayerSpec:
@@ -116,6 +116,21 @@ class Conv2d(_Product, nn.Conv2d):
 
 class Linear(_Product, nn.Linear):
     """A linear layer, which could not be constructed there."""
+
+
+class Adder2d(_Product, nn.modules.fixed(nn.Adder2d)):
+    """A layer of AdderNet: minus the sum of |w - x|, with the widths of a convolution."""
+
+    def hardware(self, widths, strict):
+        own = super().hardware(widths, strict)
+        if strict:
+            return own
+        passes = {"forward": {"acc": "s40 sat"}, "grad_input": {"acc": "s52 sat"},
+                  "grad_weight": {"acc": "s38 sat"}}  # times its factor: 63 bits
+        kept = {name: str(value) for name, value in (("w", own.w), ("b", own.b), ("y", own.y))}
+        return LayerSpec.parse({**kept, **passes, "x": "s16 auto:max ties_even sat", "error": FREE,
+                                "grad_w": FREE, "grad_b": FREE, "grad_bias": {"acc": "s45 sat"},
+                                "mask": "all"})
 
 
 class BatchNorm2d(_Widths, nn.BatchNorm2d):
