@@ -20,12 +20,13 @@ from emu.number import Overflow
 from emu.spec import MacSpec
 
 
-def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray:
+def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = "C"
+           ) -> np.ndarray:
     """(M, K) @ (K, N) -> codes of `mac.result` (M, N), accumulated in the order of k.
 
-    `bias` (N,) holds codes of `mac.result.format`. The result lies by rows or by columns. `path`
-    forces one of the paths of `paths.candidates`, or "plain"; raises ValueError where it would not
-    be exact.
+    `bias` (N,) holds codes of `mac.result.format`. `path` forces one of the paths of
+    `paths.candidates`, or "plain"; raises ValueError where it would not be exact. `order` is how
+    the result had better lie: by rows ("C") or by columns ("F").
 
     >>> mac = MacSpec.parse("{a: s8, b: s8, acc: s8 sat}")
     >>> matmul(np.array([[100, 100, -100], [100, -100, 100]]), np.ones((3, 1), int), mac)
@@ -50,7 +51,7 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray
         return narrowed(np.empty((m, n), np.int64), mac.result.format)
     if path == "plain":
         return narrowed(plain(a, b, mac, start), mac.result.format)
-    if _turns(a, b):
+    if _turns(len(a), b.shape[1], order):
         start = None if start is None else start[:, None]
         out = accumulate(Rows(b.T), Matrix(a.T), mac, start, path).T
     else:
@@ -58,17 +59,14 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None) -> np.ndarray
     return narrowed(out, mac.result.format)
 
 
-def _turns(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether to compute b.T @ a.T: the result then lies by columns.
+def _turns(m: int, n: int, order: str) -> bool:
+    """Whether to compute b.T @ a.T for a result (m, n): it then lies by columns.
 
-    Columns fill whole vectors, rows do not: so where that wastes less, by so much that it pays for
-    turning the result back. Where a lies by columns and b by rows, as in the gradient of a weight,
-    who takes the result will turn it himself.
+    Columns fill whole vectors, rows do not: one way may waste less, by so much that it pays for
+    turning the result over.
     """
-    straight, turned = _tiles(len(a), b.shape[1]), _tiles(b.shape[1], len(a))
-    if a.flags.f_contiguous and not a.flags.c_contiguous and not b.flags.f_contiguous:
-        return 4 * turned < 5 * straight
-    return 5 * turned < 4 * straight
+    straight, turned = _tiles(m, n), _tiles(n, m)
+    return 4 * turned < 5 * straight if order == "F" else 5 * turned < 4 * straight
 
 
 def _tiles(rows: int, columns: int) -> int:

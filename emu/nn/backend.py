@@ -73,7 +73,9 @@ class Backend:
 
     def matmul(self, place: Place, a, b, mac: MacSpec, bias=None) -> np.ndarray:
         """(M, K) @ (K, N) -> accumulator codes."""
-        return _named(place, engine.matmul, a, b, mac, bias)
+        # Of x.T @ error, the gradient of a weight, the transposed one is wanted.
+        order = "F" if a.flags.f_contiguous and not b.flags.f_contiguous else "C"
+        return _named(place, engine.matmul, a, b, mac, bias, order=order)
 
     def conv2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry) -> np.ndarray:
         """x (N, C, H, W), w (O, C/groups, KH, KW) -> accumulator codes."""
