@@ -12,7 +12,7 @@ from race import machine, out, race, report
 from rich.table import Table
 
 from emu import nn
-from emu.lab.models import resnet20
+from emu.lab.models import plain, resnet20
 
 HARDWARE = {
     "x": "s8f4 ties_even sat", "w": "s8f6 ties_even sat", "b": "s16f10 ties_even sat",
@@ -57,7 +57,7 @@ def step(model: torch.nn.Module, optimizer, shape: tuple, loss):
 
 def floats(network, shape: tuple):
     """torch's step in float32."""
-    model = network()
+    model = plain(network())
     return step(model, torch.optim.SGD(model.parameters(), 0.01, momentum=0.9), shape,
                 torch.nn.functional.cross_entropy)
 
@@ -72,7 +72,7 @@ def brevitas(network, shape: tuple):
     """A step with weights and activations rounded to 8 bits, computed and updated in float."""
     from brevitas.graph.quantize import preprocess_for_quantize, quantize
 
-    model = quantize(preprocess_for_quantize(network()))
+    model = quantize(preprocess_for_quantize(plain(network())))
     return step(model, torch.optim.SGD(model.parameters(), 0.01, momentum=0.9), shape,
                 torch.nn.functional.cross_entropy)
 
@@ -84,7 +84,7 @@ def qtorch(network, shape: tuple):
     from qtorch.quant import Quantizer, quantizer
 
     number = FixedPoint(8, 4)
-    model = network()
+    model = plain(network())
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, torch.nn.Linear | torch.nn.Conv2d):

@@ -18,6 +18,7 @@ from emu.lab import stages
 from emu.lab.data import Images, load
 from emu.lab.hardware import fitted, merged, prepared
 from emu.lab.losses import LOSSES, Loss
+from emu.lab.models import plain
 from emu.lab.recipe import Recipe, Training
 from emu.lab.record import Recorder
 from emu.lab.run import Run, write
@@ -159,11 +160,7 @@ def float_accuracy(recipe: Recipe, progress: Progress | None = None) -> float:
 def _trained_in_float(recipe: Recipe, images: Images, training: Training,
                       progress: Progress | None) -> torch.nn.Module:
     """The recipe's network, trained in plain float64 torch."""
-    model = float_model(recipe, images)
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Activation):  # casts codes
-                setattr(parent, name, torch.nn.Identity())
+    model = plain(float_model(recipe, images))
     optimizer = torch.optim.SGD(model.parameters(), training.lr, training.momentum)
     recipe = replace(recipe, training=training)
     for epoch in range(training.epochs):
