@@ -163,3 +163,10 @@ def test_an_old_script_as_it_is(tmp_path):
 def test_the_guide_says_what_happens():
     results = doctest.testfile(str(Path(__file__).parents[1] / "docs" / "migrating.md"), False)
     assert results.attempted >= 8 and not results.failed
+
+
+def test_a_script_that_is_not_there_is_named(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "emu.compat.nics_fix_pt", tmp_path / "no.py"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path / 'no.py'}: no such script; give the path of a Python file\n"

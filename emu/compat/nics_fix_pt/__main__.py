@@ -10,6 +10,8 @@ import emu.compat.nics_fix_pt as package
 
 if len(sys.argv) < 2:
     sys.exit("usage: python -m emu.compat.nics_fix_pt SCRIPT [ARGUMENTS]")
+if not Path(sys.argv[1]).is_file():
+    sys.exit(f"{sys.argv[1]}: no such script; give the path of a Python file")
 sys.modules["nics_fix_pt"] = package
 for part in pkgutil.iter_modules(package.__path__):
     if not part.ispkg and part.name != "__main__":

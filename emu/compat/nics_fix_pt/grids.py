@@ -125,7 +125,7 @@ def _stochastic(x: torch.Tensor, grid: Grid) -> torch.Tensor:
     """floor(x / step + r / 2^16), exactly where the step is a power of two."""
     if isinstance(grid.step, float) and math.frexp(grid.step)[0] == 0.5 and x.dtype in CARRIERS:
         # Two bits more than the codes have: what is clipped is seen.
-        to = Cast(Format(int(math.log2(grid.high + 1)) + 3, 1 - math.frexp(grid.step)[1]),
+        to = Cast(Format(int(grid.high).bit_length() + 3, 1 - math.frexp(grid.step)[1]),
                   Rounding.STOCHASTIC, Overflow.SAT, RAND_BITS)
         codes = engine.quantize(x.detach().cpu().numpy(), to, grid.rand.numpy())
         return torch.from_numpy(codes).to(x.device, x.dtype)
