@@ -6,8 +6,9 @@
 import importlib
 
 from emu.affine import Rescale, multiplier_and_shift
+from emu.kind import ClosedCast, FlagCast
 from emu.norm import NormGradSpec, NormSpec, RunningSpec
-from emu.number import Cast, ClosedCast, FlagCast, Format, Overflow, Rounding
+from emu.number import Cast, Format, Overflow, Rounding
 from emu.rule import Rule
 from emu.spec import LayerSpec, MacSpec
 from emu.table import SoftmaxSpec, Table

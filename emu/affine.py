@@ -1,6 +1,6 @@
 """Affine requantisation: the ratio of real scales as a whole multiplier and a right shift.
 
-Values only, as in `number.py`: frozen, checked once, one text form each.
+Values only, as in `value.py`: frozen, checked once, one text form each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
-from emu.number import Cast, Rounding, _Text, _whole, check_keys, parse_mapping, unknown
+from emu.number import Cast, Rounding
+from emu.value import Text, check_keys, parse_mapping, unknown, whole
 
 MAX_MULTIPLIER = (1 << 31) - 1
 MAX_SHIFT = 62
@@ -20,7 +21,7 @@ RULES = {"tflite": 31, "tosa32": 31, "tosa16": 15}
 
 
 @dataclass(frozen=True, repr=False)
-class Rescale(_Text):
+class Rescale(Text):
     """Bring an accumulator to the codes of another scale and zero point.
 
         scaled = round((x - input_zp) * multiplier / 2^shift)
@@ -64,7 +65,7 @@ class Rescale(_Text):
         for name, limit in (("multiplier", MAX_MULTIPLIER), ("shift", MAX_SHIFT)):
             values = getattr(self, name)
             values = values if isinstance(values, Iterable) else [values]
-            put(name, tuple(_whole(value, 0, limit, f"rescale {name}") for value in values))
+            put(name, tuple(whole(value, 0, limit, f"rescale {name}") for value in values))
         if len(self.shift) == 1:
             put("shift", self.shift * len(self.multiplier))
         if not len(self.multiplier) == len(self.shift) > 0:
@@ -84,9 +85,9 @@ class Rescale(_Text):
             put("double", False)
             put("to", Cast(self.to.format, Rounding.TIES_POS, self.to.overflow))
         form = self.to.format
-        put("input_zp", _whole(self.input_zp, -1 << 31, (1 << 31) - 1, "rescale input_zp"))
-        put("output_zp", _whole(self.output_zp, form.lo, form.hi, f"output_zp of {form}"))
-        lo, hi = (_whole(x, *self.to.range, f"clamp of {self.to}")
+        put("input_zp", whole(self.input_zp, -1 << 31, (1 << 31) - 1, "rescale input_zp"))
+        put("output_zp", whole(self.output_zp, form.lo, form.hi, f"output_zp of {form}"))
+        lo, hi = (whole(x, *self.to.range, f"clamp of {self.to}")
                   for x in (self.to.range if self.clamp is None else self.clamp))
         if lo > hi:
             raise ValueError(f"rescale clamp {lo} {hi}: the first is the lower bound")

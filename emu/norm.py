@@ -10,18 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-from emu.number import (
-    ACC_WIDTHS,
-    MAX_OPERAND,
-    Cast,
-    Format,
-    Rounding,
-    _Text,
-    _whole,
-    check_cast,
-    mapping_text,
-    parse_fields,
-)
+from emu.number import ACC_WIDTHS, MAX_OPERAND, Cast, Format, Rounding, check_cast
+from emu.value import Text, mapping_text, parse_fields, whole
 
 INT64 = (-(1 << 63), (1 << 63) - 1)
 QUOTIENT = (1 - (1 << 60), (1 << 60) - 1)  # what is divided
@@ -30,7 +20,7 @@ _DITHERED = ("y", "grad_x", "grad_gamma", "grad_beta", "running mean", "running 
 
 
 @dataclass(frozen=True, repr=False)
-class RunningSpec(_Text):
+class RunningSpec(Text):
     """Running statistics: `running' = cast(running + momentum * (batch - running))`, exact inside.
 
     `mean` and `var` are their casts, `momentum` is the cast of the float hyperparameter (a shift
@@ -65,7 +55,7 @@ class RunningSpec(_Text):
 
 
 @dataclass(frozen=True, repr=False)
-class NormGradSpec(_Text):
+class NormGradSpec(Text):
     """The backward pass of batch norm over the n elements of a channel.
 
         grad_beta  = cast(sum of error)                 grad_gamma = cast(sum of error * xhat)
@@ -101,7 +91,7 @@ class NormGradSpec(_Text):
 
 
 @dataclass(frozen=True, repr=False)
-class NormSpec(_Text):
+class NormSpec(Text):
     """Batch norm on codes of `x`; every number after the exact sums has a named cast.
 
         mean = cast(sum x / n)             var = cast((n sum x^2 - (sum x)^2) / n^2)
@@ -147,7 +137,7 @@ class NormSpec(_Text):
         if self.reciprocal is not None:
             _check("reciprocal", self.reciprocal, MAX_OPERAND)
         for name, most in (("eps_var", 1 << ACC_WIDTHS[1]), ("eps_std", 1 << MAX_OPERAND - 1)):
-            object.__setattr__(self, name, _whole(getattr(self, name), 0, most, f"norm {name}"))
+            object.__setattr__(self, name, whole(getattr(self, name), 0, most, f"norm {name}"))
         for name, kind in (("running", RunningSpec), ("backward", NormGradSpec)):
             if not isinstance(getattr(self, name), kind | None):
                 raise ValueError(f"norm {name} {getattr(self, name)!r}: needs a {kind.__name__}")

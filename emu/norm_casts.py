@@ -11,18 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 from emu.norm import NormGradSpec, NormSpec, RunningSpec
-from emu.number import (
-    ACC_WIDTHS,
-    MAX_OPERAND,
-    Cast,
-    Format,
-    Overflow,
-    Rounding,
-    _Text,
-    check_cast,
-    mapping_text,
-    parse_fields,
-)
+from emu.number import ACC_WIDTHS, MAX_OPERAND, Cast, Format, Overflow, Rounding, check_cast
+from emu.value import Text, mapping_text, parse_fields
 
 SPARE = 8  # bits of a mean and a deviation beyond those of what they are of
 BUFFER = 24  # bits of a running statistic and of a gradient that float32 carries
@@ -32,7 +22,7 @@ ONE = Format(1, 0, signed=False)  # of a gamma that is left out; the code of a b
 
 
 @dataclass(frozen=True, repr=False)
-class NormCasts(_Text):
+class NormCasts(Text):
     """The casts of `NormSpec`, `RunningSpec` and `NormGradSpec` by name, each of which may be None.
 
     For x of W bits and an error of E bits they are, `ties_even sat` where nothing else is said:

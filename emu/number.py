@@ -1,17 +1,16 @@
-"""The values that say what the hardware is: formats, casts, rules, MACs and layers.
+"""Formats and casts: what a code means, and how a value becomes one.
 
-Everything here is a frozen value that checks itself once, has one text form, and parses that text
-back to an equal value. This file knows of no arrays and does no arithmetic on codes.
+This file knows of no arrays and does no arithmetic on codes.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property, lru_cache
+
+from emu.value import Text, hashed_once, unknown, whole
 
 MAX_WIDTH = 64  # bits of a code
 MAX_FRAC = 512  # keeps 2^-frac a normal float64
@@ -46,75 +45,9 @@ class Overflow(IntEnum):
     SAT_ZERO = 3  # 0
 
 
-def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that does not exist, with the nearest one that does."""
-    known = [str(k) for k in known]
-    folded = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(str(name).lower(), folded, n=1)
-    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-    return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(known)}")
-
-
-def check_keys(mapping: object, known: Iterable[str], what: str) -> None:
-    """Raise ValueError unless `mapping` is a mapping whose keys are all in `known`."""
-    if not isinstance(mapping, Mapping):
-        raise ValueError(f"{what} {mapping!r}: needs a mapping with keys {', '.join(known)}")
-    for key in mapping:
-        if key not in known:
-            raise unknown(f"{what} key", key, known)
-
-
-def parse_fields(cls: type, text: str | Mapping, what: str, *needed: str) -> Mapping:
-    """The items of a mapping or its text, whose keys are fields of `cls`, among them `needed`."""
-    items = parse_mapping(text) if isinstance(text, str) else text
-    check_keys(items, [field.name for field in fields(cls)], what)
-    missing = [name for name in needed if name not in items]
-    if missing:
-        raise ValueError(f"{what}: {missing[0]!r} is missing; it needs {', '.join(needed)}")
-    return items
-
-
-def mapping_text(value: object) -> str:
-    """The fields of a dataclass that are not None, as a mapping of texts."""
-    shown = {field.name: getattr(value, field.name) for field in fields(value)}
-    inner = ", ".join(f"{key}: {item}" for key, item in shown.items() if item is not None)
-    return "{" + inner + "}"
-
-
-class _Text:
-    """A value with one text form, which its repr shows."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}.parse({str(self)!r})"
-
-    def __getstate__(self) -> dict:
-        """The fields: what is worked out from them is worked out anew, in this process."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def hashed_once(cls: type) -> type:
-    """A frozen dataclass that works its hash out once: values are the keys of every plan."""
-    of_fields = cls.__hash__
-
-    def __hash__(self) -> int:
-        found = self.__dict__.get("_hash")
-        if found is None:
-            found = self.__dict__["_hash"] = of_fields(self)
-        return found
-
-    cls.__hash__ = __hash__
-    return cls
-
-
-def _whole(value: object, lo: int, hi: int, what: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not lo <= value <= hi:
-        raise ValueError(f"{what} {value!r}: needs a whole number from {lo} to {hi}")
-    return value.__index__()
-
-
 @hashed_once
 @dataclass(frozen=True, repr=False)
-class Format(_Text):
+class Format(Text):
     """A fixed-point format: `value = code * 2^-frac`; `frac` may be negative or exceed `width`.
 
     >>> f = Format.parse("s8f4"); f.lo, f.hi, f.step
@@ -126,8 +59,8 @@ class Format(_Text):
     signed: bool = True
 
     def __post_init__(self):
-        object.__setattr__(self, "width", _whole(self.width, 1, MAX_WIDTH, "format width"))
-        object.__setattr__(self, "frac", _whole(self.frac, -MAX_FRAC, MAX_FRAC, "format frac"))
+        object.__setattr__(self, "width", whole(self.width, 1, MAX_WIDTH, "format width"))
+        object.__setattr__(self, "frac", whole(self.frac, -MAX_FRAC, MAX_FRAC, "format frac"))
         if self.signed not in (True, False):
             raise ValueError(f"format signed {self.signed!r}: needs True or False")
         object.__setattr__(self, "signed", bool(self.signed))
@@ -179,7 +112,7 @@ cached_format = lru_cache(1 << 12, typed=True)(Format)  # the same value is the 
 
 @hashed_once
 @dataclass(frozen=True, repr=False)
-class Cast(_Text):
+class Cast(Text):
     """Bring a value into `format`: rounding, then fitting. The only place where bits are lost.
 
     `rand_bits` is the width R of the random operand and belongs to STOCHASTIC only.
@@ -223,130 +156,7 @@ class Cast(_Text):
 cached_cast = lru_cache(1 << 12, typed=True)(Cast)
 
 
-class _Kind(_Text):
-    """A cast in a code of its own; `cast` is what it makes of a plain one, `format` its integers.
-
-    In hardware it computes with integers of `format`, like any operand.
-    """
-
-    cast: Cast
-
-    @classmethod
-    def parse(cls, text: str) -> _Kind:
-        """The word of the kind, then a cast."""
-        word, _, rest = str(text).strip().partition(" ")
-        if word != cls.word:
-            raise ValueError(f"{text!r}: write {cls.word}, then a cast such as s8f7 ties_even sat")
-        return cls(Cast.parse(rest))
-
-    def __str__(self) -> str:
-        return f"{self.word} {self.cast}"
-
-    @property
-    def rounding(self) -> Rounding:
-        """That of the cast."""
-        return self.cast.rounding
-
-    @property
-    def overflow(self) -> Overflow:
-        """That of the cast."""
-        return self.cast.overflow
-
-    @property
-    def rand_bits(self) -> int:
-        """That of the cast."""
-        return self.cast.rand_bits
-
-    def with_frac(self, frac: int) -> _Kind:
-        """The same bits and modes, the integers having this frac."""
-        return type(self)(self.cast.with_frac(self.cast.format.frac + frac - self.format.frac))
-
-
-@dataclass(frozen=True, repr=False)
-class FlagCast(_Kind):
-    """A cast of large values, and of what is below its last bit in the same number of bits again.
-
-    With k the magnitude bits of `cast`, a value of at least one code of it is cast by it; a smaller
-    one is rounded to its 2^-k. So a number has two possible last bits and a flag that says which:
-    one bit more than `cast`, where its integers take k more. `emu.reference` packs and unpacks
-    them. A MAC may multiply the bits of `cast` and shift the product by 0 or k: it is the same.
-
-    It is flag-QE2 of WAGEUBN (arXiv 1909.02384; `fe2` in yang-yk/wageubn).
-
-    >>> to = FlagCast.parse("flag s8f7 ties_even sat_sym"); to.format
-    Format.parse('s15f14')
-    """
-
-    cast: Cast
-    word = "flag"
-
-    def __post_init__(self):
-        _check_kind(self, self.cast, (MAX_OPERAND + 1) // 2)
-        if not self.cast.format.signed:
-            raise ValueError(f"{self}: a flagged number has a sign; write "
-                             f"s{self.cast.format.width}")
-
-    @property
-    def low(self) -> int:
-        """The magnitude bits k: by how much the finer of the two last bits is finer."""
-        return self.cast.format.width - 1
-
-    @cached_property
-    def format(self) -> Format:
-        """That of the integers in units of the finer last bit."""
-        form = self.cast.format
-        return Format(form.width + self.low, form.frac + self.low)
-
-    @cached_property
-    def range(self) -> tuple[int, int]:
-        """The least and the greatest integer."""
-        low, high = self.cast.range
-        return low << self.low, high << self.low
-
-
-@dataclass(frozen=True, repr=False)
-class ClosedCast(_Kind):
-    """A cast that saturates at powers of two on both sides: [-2^k, 2^k] for k magnitude bits.
-
-    Its integers take one bit more than those of `cast`. So the errors E1 of yang-yk/wageubn are
-    clipped (`fe1` clips to +-1), and the values of nics_fix_pytorch.
-
-    >>> to = ClosedCast.parse("closed s8f7 ties_even sat"); to.format, to.range
-    (Format.parse('s9f7'), (-128, 128))
-    """
-
-    cast: Cast
-    word = "closed"
-
-    def __post_init__(self):
-        _check_kind(self, self.cast, MAX_OPERAND - 1)
-        if self.cast.overflow != Overflow.SAT:
-            raise ValueError(f"{self}: a closed range saturates; write sat")
-
-    @cached_property
-    def format(self) -> Format:
-        """That of the integers."""
-        form = self.cast.format
-        return Format(form.width + 1, form.frac, form.signed)
-
-    @cached_property
-    def range(self) -> tuple[int, int]:
-        """The least and the greatest integer."""
-        most = self.cast.format.hi + 1
-        return (-most if self.cast.format.signed else 0), most
-
-
-def _check_kind(kind: _Kind, cast: object, most: int) -> None:
-    check_cast(kind.word, cast)
-    if not 1 + cast.format.signed <= cast.format.width <= most:
-        raise ValueError(f"{kind.word} {cast}: its integers are operands; use "
-                         f"{1 + cast.format.signed} to {most} bits")
-
-
-AnyCast = Cast | FlagCast | ClosedCast
-
-
-def normalise_modes(value: _Text, signed: bool, width: int) -> None:
+def normalise_modes(value: Text, signed: bool, width: int) -> None:
     """Check rounding, overflow and rand_bits; bring what cannot matter to one form."""
     put = lambda name, x: object.__setattr__(value, name, x)  # noqa: E731
     for name, kind in (("rounding", Rounding), ("overflow", Overflow)):
@@ -360,13 +170,13 @@ def normalise_modes(value: _Text, signed: bool, width: int) -> None:
         raise ValueError(f"width {width} with sat_sym: a symmetric signed range needs at least "
                          "2 bits; use sat")
     if value.rounding == Rounding.STOCHASTIC:
-        put("rand_bits", _whole(value.rand_bits, 1, MAX_RAND_BITS,
+        put("rand_bits", whole(value.rand_bits, 1, MAX_RAND_BITS,
                                 "rand_bits of stochastic rounding (stochastic16 has 16)"))
     else:
         put("rand_bits", 0)
 
 
-def modes_text(value: _Text) -> str:
+def modes_text(value: Text) -> str:
     bits = value.rand_bits or ""
     return f"{value.rounding.name.lower()}{bits} {value.overflow.name.lower()}"
 
@@ -399,25 +209,3 @@ def check_cast(name: str, value: object) -> None:
     if not isinstance(value, Cast):
         raise ValueError(f"{name} {value!r}: needs a Cast; Cast.parse takes a text such as "
                          "'s20 sat'")
-
-
-def parse_mapping(text: str) -> dict[str, str]:
-    """`{a: s8, acc: s20 sat}` to a dict of texts; a value may be such a mapping itself."""
-    body = text.strip()
-    if body.startswith("{") and body.endswith("}"):
-        body = body[1:-1]
-    parts, depth = [""], 0
-    for char in body:
-        depth += (char == "{") - (char == "}")
-        if char == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += char
-    items = [part.partition(":") for part in parts if part.strip()]
-    if depth or any(not colon for _, colon, _ in items):
-        raise ValueError(f"mapping {text!r}: write {{key: value, key: value}}")
-    keys = [key.strip() for key, _, _ in items]
-    if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"mapping {text!r}: {twice!r} stands twice; leave one")
-    return {key.strip(): value.strip() for key, _, value in items}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emu.number import Cast, unknown
+from emu.number import Cast
 from emu.spec import MacSpec
+from emu.value import unknown
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,19 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
+from emu.kind import AnyCast, ClosedCast, FlagCast
 from emu.number import (
-    AnyCast,
     Cast,
-    ClosedCast,
-    FlagCast,
     Format,
     Overflow,
     Rounding,
-    _Text,
     cached_cast,
     cached_format,
     modes_text,
     normalise_modes,
     parse_modes,
-    unknown,
 )
+from emu.value import Text, unknown
 
 SCALE = re.compile(r"(?:auto:(?P<statistic>max|shift|3sigma|sweep|percentile(?=\d))"
                    r"(?P<percent>(?<=percentile)\d+(?:\.\d+)?)?"
@@ -38,7 +35,7 @@ RULE_FRAC = 96  # a rule's exponent register; keeps 2^-frac a normal float32
 
 
 @dataclass(frozen=True, repr=False)
-class Rule(_Text):
+class Rule(Text):
     """A cast whose binary point is chosen for each tensor, from its codes.
 
     The range is the least power of two that holds a statistic of the tensor x:

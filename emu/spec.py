@@ -1,6 +1,6 @@
 """What one piece of hardware computes: a MAC, or a whole layer.
 
-Values only, as in `number.py`: frozen, checked once, one text form each. A spec is refused when
+Values only, as in `value.py`: frozen, checked once, one text form each. A spec is refused when
 any intermediate of the hardware could leave int64, by the spec alone, whatever the tensors.
 """
 
@@ -10,26 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+from emu.kind import AnyCast, ClosedCast, FlagCast
 from emu.norm_casts import NormCasts
-from emu.number import (
-    ACC_WIDTHS,
-    MAX_OPERAND,
-    AnyCast,
-    Cast,
-    ClosedCast,
-    FlagCast,
-    Format,
-    Rounding,
-    _Text,
-    _whole,
-    check_cast,
-    check_keys,
-    hashed_once,
-    mapping_text,
-    parse_mapping,
-)
+from emu.number import ACC_WIDTHS, MAX_OPERAND, Cast, Format, Rounding, check_cast
 from emu.rule import Rule, parse_cast
 from emu.update import BufferSpec, UpdateSpec, parse_update
+from emu.value import Text, check_keys, hashed_once, mapping_text, parse_mapping, whole
 
 INT64 = (-(1 << 63), (1 << 63) - 1)
 MAX_STEP = 1 << 20  # lanes, block and tile
@@ -37,7 +23,7 @@ MAX_STEP = 1 << 20  # lanes, block and tile
 
 @hashed_once
 @dataclass(frozen=True, repr=False)
-class MacSpec(_Text):
+class MacSpec(Text):
     """The multiply-accumulate hardware, in integer units (frac 0 operands, free of tensor scales).
 
         acc = bias
@@ -71,7 +57,7 @@ class MacSpec(_Text):
         for name in ("a", "b"):
             _check_operand(name, getattr(self, name))
         for name in ("lanes", "block"):
-            put(name, _whole(getattr(self, name), 1, MAX_STEP, name))
+            put(name, whole(getattr(self, name), 1, MAX_STEP, name))
         put("acc", _accumulator("acc", self.acc))
         product, bounds = _normal_product(self.product, _product_bounds(self.a, self.b))
         put("product", product)
@@ -93,7 +79,7 @@ class MacSpec(_Text):
             raise ValueError("reload without tile: there is nothing to spill; give tile and outer")
 
     def _check_outer(self, put):
-        put("tile", _whole(self.tile, 1, MAX_STEP, "tile"))
+        put("tile", whole(self.tile, 1, MAX_STEP, "tile"))
         check_cast("outer", self.outer)
         if self.tile % self.lanes:
             raise ValueError(f"tile {self.tile}: needs a multiple of lanes {self.lanes}, "
@@ -162,7 +148,7 @@ _KINDS = {"update": (UpdateSpec, BufferSpec), "norm": (NormCasts,), "mask": (str
 
 
 @dataclass(frozen=True, repr=False)
-class LayerSpec(_Text):
+class LayerSpec(Text):
     """What one layer is in hardware; None where the layer has no such tensor.
 
     A cast or Rule for x, w, b, y, error, grad_w, grad_b; a MacSpec for each pass; the update; the

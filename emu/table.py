@@ -14,19 +14,9 @@ from functools import cached_property, lru_cache
 from math import ceil
 
 from emu.functions import FUNCTIONS, to_odd
-from emu.number import (
-    MAX_OPERAND,
-    Cast,
-    Format,
-    Overflow,
-    Rounding,
-    _Text,
-    check_cast,
-    mapping_text,
-    parse_fields,
-    unknown,
-)
+from emu.number import MAX_OPERAND, Cast, Format, Overflow, Rounding, check_cast
 from emu.rule import Rule
+from emu.value import Text, mapping_text, parse_fields, unknown
 
 MAX_ADDRESS = 16  # bits of a table's input
 MAX_EXPONENT = 20  # of the largest input: |x| < 2^20
@@ -37,7 +27,7 @@ WIDEST = 31  # bits of a derived entry
 
 
 @dataclass(frozen=True, repr=False)
-class Table(_Text):
+class Table(Text):
     """A function of one code: an entry of the cast `y` for every code of `x`, from the least on.
 
     Either `function` names a real function (`FUNCTIONS`, or `grad_` and its name for its
@@ -174,7 +164,7 @@ def _reach(function: str, x: Format) -> int:
 
 
 @dataclass(frozen=True, repr=False)
-class SoftmaxSpec(_Text):
+class SoftmaxSpec(Text):
     """Softmax and cross-entropy on codes: two tables, a sum and a division.
 
         e_i   = exp table[max(x) - x_i]     the entry is exp(-d 2^-frac) in the cast `exp`

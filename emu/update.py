@@ -1,6 +1,6 @@
 """How weights are updated: by SGD with momentum, or through a gradient accumulation buffer.
 
-Values only, as in `number.py`. A spec is refused when any intermediate of the hardware could leave
+Values only, as in `value.py`. A spec is refused when any intermediate of the hardware could leave
 int64, by the spec alone, whatever the codes.
 """
 
@@ -13,25 +13,13 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from emu.number import (
-    ACC_WIDTHS,
-    MAX_OPERAND,
-    Cast,
-    Format,
-    Overflow,
-    Rounding,
-    _Text,
-    check_cast,
-    hashed_once,
-    mapping_text,
-    parse_fields,
-    parse_mapping,
-)
+from emu.number import ACC_WIDTHS, MAX_OPERAND, Cast, Format, Overflow, Rounding, check_cast
+from emu.value import Text, hashed_once, mapping_text, parse_fields, parse_mapping
 
 CONSTANTS = ("lr", "mu", "decay", "shrink", "clip", "norm")  # casts of float hyperparameters
 
 
-class _Casts(_Text):
+class _Casts(Text):
     """Named casts, whose text is a mapping of theirs."""
 
     def __post_init__(self):

@@ -18,7 +18,7 @@ from emu import Cast, Format, MacSpec, Overflow, engine, reference
 from emu.engine import paths
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.operands import Matrix, Rows
-from emu.number import parse_mapping
+from emu.value import parse_mapping
 
 TESTS = Path(__file__).parent
 CASES = 2000

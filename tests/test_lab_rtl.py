@@ -12,11 +12,12 @@ from emu import cosim, engine
 from emu.cosim import engines, hardware, replay_arrays
 from emu.cosim.places import rtl_sources
 from emu.golden import read_manifest
+from emu.kind import ClosedCast
 from emu.lab import train as lab
 from emu.lab.rtl import RtlBackend
 from emu.lab.run import WEIGHTS
 from emu.nn.backend import Backend, Place
-from emu.number import ClosedCast, Format
+from emu.number import Format
 from emu.rule import parse_cast
 from emu.spec import MacSpec
 from emu.update import UpdateSpec

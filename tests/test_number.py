@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import casts, examples, formats, rules
 
-from emu.number import Cast, Format, Overflow, Rounding, parse_mapping
+from emu.number import Cast, Format, Overflow, Rounding
 from emu.rule import Rule, parse_cast
+from emu.value import parse_mapping
 
 FORMATS = [  # text, width, frac, signed, lo, hi, step
     ("s8f4", 8, 4, True, -128, 127, 0.0625),

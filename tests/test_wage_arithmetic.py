@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from strategies import examples
 
 from emu import Cast, Format, Rounding, Rule, UpdateSpec, engine, reference
-from emu.number import ClosedCast, FlagCast, Overflow
+from emu.kind import ClosedCast, FlagCast
+from emu.number import Overflow
 from emu.rule import parse_cast
 
 HALF, ONE = Fraction(1, 2), Fraction(1)

@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from emu import Format, Rule, UpdateSpec, nn, reference
 from emu.engine.kernels import jit
+from emu.kind import FlagCast
 from emu.lab import hardware as presets
 from emu.lab import train as lab
 from emu.lab.data import Images, load
 from emu.lab.recipe import Recipe
 from emu.lab.run import WEIGHTS
 from emu.nn import wage
-from emu.number import FlagCast
 
 WAGEUBN = ["wageubn-full8", "wageubn-e16", "wageubn-official"]
 RECIPES = ["digits-cnn-wageubn-full8", "digits-cnn-wage-2888", "lenet5-wageubn-full8",

@@ -11,7 +11,7 @@ import numpy as np
 from emu.cosim import compiled, gates, stream, tools
 from emu.cosim.places import rtl_sources
 from emu.cosim.ports import Interface, Port, interface
-from emu.number import unknown
+from emu.value import unknown
 
 # Each engine, the tools it needs, and what it runs: the fastest first.
 BACKENDS = {

@@ -14,7 +14,7 @@ from emu.cosim.places import modules_of
 from emu.cosim.portmap import Piece, Pieces, PortMap
 from emu.cosim.ports import Interface
 from emu.cosim.yosys import reading, yosys
-from emu.number import unknown
+from emu.value import unknown
 
 
 class Wire(NamedTuple):

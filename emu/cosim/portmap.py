@@ -13,7 +13,8 @@ from pathlib import Path
 
 from emu.golden.cases import from_text
 from emu.golden.units import QuantizerSpec, Unit
-from emu.number import Rounding, unknown
+from emu.number import Rounding
+from emu.value import unknown
 
 if sys.version_info >= (3, 11):
     import tomllib

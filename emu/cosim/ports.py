@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emu.number import unknown
+from emu.value import unknown
 
 
 @dataclass(frozen=True)

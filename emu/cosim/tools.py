@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from emu.number import unknown
+from emu.value import unknown
 
 INSTALL = {
     "icarus": "apt-get install iverilog",

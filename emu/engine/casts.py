@@ -14,16 +14,8 @@ from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
 from emu.engine.kernels.quantize import float_lanes, grid_codes, off_grid, quantize_lanes
 from emu.engine.monitor import watching
 from emu.engine.watched import watch_cast
-from emu.number import (
-    MAX_FRAC,
-    AnyCast,
-    Cast,
-    ClosedCast,
-    FlagCast,
-    Format,
-    Overflow,
-    Rounding,
-)
+from emu.kind import AnyCast, ClosedCast, FlagCast
+from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding
 
 NONE = np.empty(0, np.uint32)  # the operands of a cast that takes none
 NOBODY = np.empty(0, np.bool_)  # nobody looks at what was inside

@@ -8,7 +8,8 @@ from emu.engine.arrays import as_codes, check_width, flattened, largest
 from emu.engine.casts import encode, unwatched
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.ranges import CHUNK, squared_digits
-from emu.number import MAX_FRAC, AnyCast, Cast, Rounding
+from emu.kind import AnyCast
+from emu.number import MAX_FRAC, Cast, Rounding
 from emu.rule import RULE_FRAC, Rule
 
 FLOAT_BITS = 60  # of the largest of an array of floats, where a statistic looks at all of them

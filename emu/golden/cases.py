@@ -30,9 +30,10 @@ from emu.golden.units import (
 )
 from emu.golden.update import update_plan, update_records, update_unit
 from emu.golden.vectors import vector_set
-from emu.number import Format, Overflow, Rounding, parse_mapping
+from emu.number import Format, Overflow, Rounding
 from emu.spec import MacSpec
 from emu.update import UpdateSpec
+from emu.value import parse_mapping
 
 SEED = 1
 STRENGTH = Path(__file__).with_name("strength.json")  # written by `emu mutate --update`

@@ -20,7 +20,8 @@ from emu.golden.units import (
     form_field,
     quantizer_parameters,
 )
-from emu.number import Cast, FlagCast, Format, Overflow, Rounding
+from emu.kind import FlagCast
+from emu.number import Cast, Format, Overflow, Rounding
 from emu.reference import cast, flag_pack, overflows, round_shift
 
 Case = tuple[int, ...]

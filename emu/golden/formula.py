@@ -8,7 +8,8 @@ of roundings and overflows, and tested against `emu.reference`, with which it sh
 
 from __future__ import annotations
 
-from emu.number import Cast, FlagCast, Overflow, Rounding
+from emu.kind import FlagCast
+from emu.number import Cast, Overflow, Rounding
 from emu.spec import MacSpec
 from emu.update import UpdateSpec
 

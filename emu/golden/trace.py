@@ -25,7 +25,8 @@ from emu.golden.units import (
 )
 from emu.golden.update import is_whole, update_records, update_unit
 from emu.golden.vectors import VectorWriter, vector_set
-from emu.number import AnyCast, Cast, FlagCast, Format
+from emu.kind import AnyCast, FlagCast
+from emu.number import Cast, Format
 from emu.reference import STREAMS, cast, random_operands
 from emu.spec import ONE, MacSpec
 from emu.update import BufferSpec, UpdateSpec

@@ -19,7 +19,7 @@ import yaml
 
 from emu import nn
 from emu.nn import sites, wage
-from emu.number import check_keys, unknown
+from emu.value import check_keys, unknown
 
 PRESETS = Path(__file__).parents[1] / "recipes" / "hardware"
 CONFIG = ("default", "by_type", "by_name")

@@ -17,7 +17,7 @@ from emu.lab.models import MODELS
 from emu.lab.stages import Software
 from emu.nn import functions
 from emu.nn.calibrate import METHODS
-from emu.number import check_keys, unknown
+from emu.value import check_keys, unknown
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 KINDS = {kind: getattr(torch.nn, kind) for kind in [*functions.KINDS, "Flatten"]

@@ -6,8 +6,9 @@ import numpy as np
 
 from emu import engine, reference
 from emu.golden import BufferTrace, CastTrace, MacTrace, UpdateTrace
+from emu.kind import ClosedCast
 from emu.nn.backend import Backend, Place
-from emu.number import Cast, ClosedCast, Rounding
+from emu.number import Cast, Rounding
 
 
 class Recorder(Backend):

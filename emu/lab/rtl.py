@@ -14,8 +14,9 @@ from emu.golden.flagged import FlagQuantizerSpec, flag_parameters
 from emu.golden.trace import exact_mac
 from emu.golden.units import QuantizerSpec, lfsr_unit, mac_unit, quantizer_parameters
 from emu.golden.update import is_whole, update_parameters
+from emu.kind import AnyCast, FlagCast
 from emu.nn.backend import Backend, Place
-from emu.number import AnyCast, Cast, FlagCast, Format
+from emu.number import Cast, Format
 from emu.spec import MacSpec
 from emu.update import UpdateSpec
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from emu.engine import CastAccount, First, MacAccount, Record, RegisterAccount
-from emu.number import AnyCast
+from emu.kind import AnyCast
 from emu.rule import parse_cast
 from emu.spec import MacSpec
 

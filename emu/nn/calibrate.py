@@ -21,7 +21,7 @@ import torch
 from emu.nn import tape
 from emu.nn.modules import layers
 from emu.nn.thresholds import log2_of
-from emu.number import unknown
+from emu.value import unknown
 
 BINS, GROUPS = 2048, 128  # of a histogram of magnitudes, and what a candidate range is merged into
 TINY = 1e-12  # the least probability

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from emu import engine
+from emu.kind import AnyCast
 from emu.nn import border, tape
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Site
 from emu.nn.replay import current
 from emu.nn.strategy import Call, Strategies
-from emu.number import AnyCast, Cast, Format, Overflow
+from emu.number import Cast, Format, Overflow
 from emu.rule import Rule
 from emu.spec import LayerSpec, MacSpec
 

@@ -24,8 +24,8 @@ from emu.nn.layer import Hardware, Layer
 from emu.nn.ops.casts import activation
 from emu.nn.scope import Frame, Region, running, top, within
 from emu.nn.strategy import Strategies
-from emu.number import unknown
 from emu.spec import LayerSpec
+from emu.value import unknown
 
 
 class _Yielding:

@@ -26,9 +26,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from emu.number import AnyCast, Cast, ClosedCast, FlagCast, Format, _Text, parse_mapping, unknown
+from emu.kind import AnyCast, ClosedCast, FlagCast
+from emu.number import Cast, Format
 from emu.rule import Rule, parse_cast
 from emu.spec import LayerSpec
+from emu.value import Text, parse_mapping, unknown
 
 PHASES = ("training", "evaluation")
 TAGS = ("<value>", "<phases>")  # of a union's branches: pydantic puts them into its locations
@@ -42,7 +44,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _keys(cls, value: Any) -> Any:
-        if isinstance(value, _Text) or (isinstance(value, str) and value.strip()[:1] == "{"):
+        if isinstance(value, Text) or (isinstance(value, str) and value.strip()[:1] == "{"):
             value = _checked(parse_mapping)(str(value))
         if isinstance(value, cls):
             return value

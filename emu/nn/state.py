@@ -16,10 +16,11 @@ from dataclasses import fields
 import torch
 
 from emu.engine import narrowed
+from emu.kind import AnyCast
 from emu.nn import border
 from emu.nn.layer import Layer
 from emu.nn.scope import Region
-from emu.number import AnyCast, Cast, Format, Overflow
+from emu.number import Cast, Format, Overflow
 from emu.rule import Rule
 from emu.spec import LayerSpec
 

@@ -12,9 +12,10 @@ from emu import engine
 from emu.nn import border
 from emu.nn.config import Site
 from emu.nn.strategy import Strategy
-from emu.number import Cast, Format, Overflow, Rounding, check_keys, unknown
+from emu.number import Cast, Format, Overflow, Rounding
 from emu.spec import LayerSpec
 from emu.update import BufferSpec
+from emu.value import check_keys, unknown
 
 PARTS = ("data_config", "gradient_config")
 

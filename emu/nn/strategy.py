@@ -28,9 +28,10 @@ import yaml
 from emu.nn.audit import host
 from emu.nn.backend import Backend, Place
 from emu.nn.config import Site
-from emu.number import Format, check_keys, unknown
+from emu.number import Format
 from emu.spec import LayerSpec
 from emu.update import BufferSpec, UpdateSpec
+from emu.value import check_keys, unknown
 
 # What the tensors of a LayerSpec are to a strategy.
 ROLES = {"x": "activation", "y": "activation", "w": "weight", "b": "weight",

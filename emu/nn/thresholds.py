@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from emu.nn.modules import layers
-from emu.number import unknown
+from emu.value import unknown
 
 
 def thresholds(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -12,8 +12,8 @@ import math
 import torch
 
 from emu.nn.config import Config, Site
-from emu.number import unknown
 from emu.rule import Rule
+from emu.value import unknown
 
 
 def fan_in(weight: torch.Tensor) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import isfinite
 
-from emu.number import AnyCast, Cast, ClosedCast, FlagCast, Overflow, Rounding
+from emu.kind import AnyCast, ClosedCast, FlagCast
+from emu.number import Cast, Overflow, Rounding
 
 
 def _round_up(rest: int, whole: int, floor: int, negative: bool, rounding: Rounding) -> bool:

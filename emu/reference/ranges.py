@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import floor, isfinite
 
-from emu.number import MAX_FRAC, AnyCast, Cast, Format, Overflow, Rounding
+from emu.kind import AnyCast
+from emu.number import MAX_FRAC, Cast, Format, Overflow, Rounding
 from emu.reference.casts import cast, quantize
 from emu.rule import RULE_FRAC, Rule
 

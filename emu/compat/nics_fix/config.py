@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from emu.number import check_keys
+from emu.value import check_keys
 
 MODES = ("auto", "fixed", "none", None)
 WIDTHS = (1, 32)  # of what enters a multiplier

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from emu.compat.nics_fix_pt.quant import KEYS
-from emu.number import unknown
+from emu.value import unknown
 
 KNOWN = (*KEYS, "mac")
 

@@ -32,8 +32,9 @@ from emu.nn.grads import outgoing
 from emu.nn.layer import Hardware
 from emu.nn.scope import Frame, Region, running, top
 from emu.nn.sites import OWN
-from emu.number import Format, check_keys, parse_mapping
+from emu.number import Format
 from emu.spec import PASS_OPERANDS, LayerSpec, MacSpec
+from emu.value import check_keys, parse_mapping
 
 BITS = 24  # what a float32 holds, of tensors that no configuration names
 PARAMETERS = {"weight": ("w", "grad_w"), "bias": ("b", "grad_b")}

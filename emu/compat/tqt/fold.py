@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from emu import nn
 from emu.compat.tqt.modules import Quantised
 from emu.nn.audit import host
-from emu.number import unknown
+from emu.value import unknown
 
 RECTIFIERS = (torch.nn.ReLU, torch.nn.ReLU6)
 

@@ -15,7 +15,7 @@ from emu.compat.tqt.modules import (
     ReLU6,
 )
 from emu.nn.calibrate import initial, least_divergence
-from emu.number import unknown
+from emu.value import unknown
 
 ENDS = [Conv2d, Linear, ReLU, BatchNorm2d, ReLU6, torch.nn.Conv2d, torch.nn.Linear, torch.nn.ReLU,
         torch.nn.BatchNorm2d, torch.nn.ReLU6]

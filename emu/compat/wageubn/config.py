@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from emu.compat.wageubn import function
-from emu.number import unknown
+from emu.value import unknown
 
 
 class Config(NamedTuple):

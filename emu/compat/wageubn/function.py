@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from emu import nn
 from emu.compat.wageubn import number
-from emu.number import Cast, Format, Overflow, Rounding, unknown
+from emu.number import Cast, Format, Overflow, Rounding
 from emu.spec import LayerSpec
+from emu.value import unknown
 
 NUMBER = ("directquant", "alldirectquant", "constquant", "shiftquant", "sround", "weightquant",
           "errquant", "errorquant", "gwquant", "gradquant", "gbnquant")

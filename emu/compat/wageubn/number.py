@@ -8,8 +8,9 @@ import torch
 from torch.autograd import Function
 
 from emu import engine
+from emu.kind import AnyCast
 from emu.nn import border
-from emu.number import AnyCast, Cast, Format, Overflow, Rounding
+from emu.number import Cast, Format, Overflow, Rounding
 from emu.rule import Rule, parse_cast
 
 OPEN = 56  # bits of what the original does not bound: all that the float border takes
