@@ -1,25 +1,15 @@
-"""The commands: `emu train`, `vectors`, `cosim`, `prove`, `mutate`, `diff`, `bounds`..."""
+"""The commands of the Verilog: `emu vectors`, `cosim`, `prove`, `coverage`, `mutate`, `cost`."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from collections import Counter
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Bit-exact fixed-point MAC hardware: train on it, write its vectors, "
-                       "replay them on RTL.")
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+from emu.cli.terminal import app, out, progress, table_of
 
 
 class Simulator(str, Enum):
@@ -29,13 +19,6 @@ class Simulator(str, Enum):
     verilator = "verilator"
 
 
-class Computes(str, Enum):
-    """What computes a training."""
-
-    engine = "engine"
-    rtl = "rtl"
-
-
 class Engine(str, Enum):
     """What computes the Verilog where whole arrays pass through it."""
 
@@ -43,73 +26,6 @@ class Engine(str, Enum):
     verilator = "verilator"
     netlist = "netlist"
     icarus = "icarus"
-
-
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="a shipped recipe, or a YAML file")],
-    data: Annotated[str | None, typer.Option(
-        help="digits, mnist:DIR, cifar10:DIR, patches, lookup; instead of the recipe's")] = None,
-    folder: Annotated[Path | None, typer.Option(
-        "--out", help="run folder; default runs/RECIPE")] = None,
-    record: Annotated[Path | None, typer.Option(
-        help="also write one training step as golden vectors in this folder")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue the run folder")] = False,
-    epochs: Annotated[int | None, typer.Option(help="instead of the recipe's")] = None,
-    monitor: Annotated[int | None, typer.Option(
-        help="watch every n-th step, 0 none; instead of the recipe's")] = None,
-    start: Annotated[Path | None, typer.Option(
-        help="run folder of the first stage, instead of the recipe's")] = None,
-    baseline: Annotated[bool, typer.Option(
-        "--baseline", help="also train the same network in float64")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="instead of the recipe's")] = None,
-    hardware: Annotated[str, typer.Option(
-        help="changes of the recipe's hardware, as YAML: '{default: {w: s4f3 ties_even sat}}'")
-    ] = "",
-    backend: Annotated[Computes, typer.Option(
-        help="rtl: every sum, cast and draw in the compiled Verilog, watched by nobody")
-    ] = Computes.engine,
-) -> None:
-    """Train a network with every sum in integer codes."""
-    from emu.lab.recipe import Recipe
-    from emu.lab.train import float_accuracy
-    from emu.lab.train import train as run_training
-
-    chosen = Recipe.load(recipe)
-    if data is not None:
-        chosen = dataclasses.replace(chosen, data=data)
-    if start is not None:
-        chosen = dataclasses.replace(chosen, start=str(start))
-    if backend == Computes.rtl:
-        monitor = 0
-    if monitor is not None:
-        chosen = dataclasses.replace(chosen, monitor=monitor)
-    if seed is not None:
-        chosen = dataclasses.replace(chosen, seed=seed)
-    if hardware:
-        chosen = chosen.with_hardware(hardware)
-    if epochs is not None:
-        chosen = dataclasses.replace(
-            chosen, training=dataclasses.replace(chosen.training, epochs=epochs))
-    folder = folder or Path("runs") / Path(recipe).stem
-    with _progress() as report:
-        run = run_training(chosen, folder, resume, record, report, _computes(backend))
-        twin = float_accuracy(chosen, report) if baseline else None
-    last = run.metrics[-1]
-    _print_telemetry(run.telemetry)
-    out.print(f"test accuracy {100 * last['test_accuracy']:.2f} % after {last['epoch']} epochs"
-              + ("" if twin is None else f"; the same network in float: {100 * twin:.2f} %"))
-    out.print(f"run folder {folder}", soft_wrap=True)
-    if record:
-        out.print(f"recorded step {record}; replay it with: emu cosim {record}", soft_wrap=True)
-
-
-def _computes(backend: Computes):
-    if backend == Computes.rtl:
-        from emu.lab.rtl import RtlBackend as Chosen
-    else:
-        from emu.nn.backend import Backend as Chosen
-    return Chosen
 
 
 @app.command()
@@ -128,7 +44,7 @@ def vectors(
         raise ValueError("vectors of a spec or of level 2: name their folder with --out; vectors/ "
                          "is for the standard set")
     folder = folder or Path("vectors")
-    with _progress() as report:
+    with progress() as report:
         path = golden.write_vectors(folder, spec or None, level, report)
     manifest = golden.read_manifest(path)
     cases = sum(file.cases for file in manifest.files)
@@ -167,7 +83,7 @@ def cosim(
     manifest = manifest or ("" if ports else bench.default_vectors())
     if backend and waves and not ports:
         raise ValueError("--waves and --backend: an array leaves no waves; give --sim instead")
-    with _progress() as report:
+    with progress() as report:
         if ports:
             result = bench.check_rtl(rtl or (), ports, manifest, top,
                                      (backend or sim).value, seed=seed, junit=junit,
@@ -211,7 +127,7 @@ def prove(
         _prove_own(rtl or (), ports, specs or [], top, second)
         return
     units = [(from_text(spec), {}) for spec in specs] if specs else proofs.standard_proofs()
-    with _progress() as report:
+    with progress() as report:
         done = proofs.prove(units, rtl or (), second, progress=report)
     wrong = [proof for proof in done if proof.difference]
     for proof in wrong:
@@ -257,11 +173,11 @@ def coverage(
     reports = [cases.coverage(unit, level) for unit in ([cases.from_text(spec)] if spec
                                                       else cases.standard())]
     if spec:
-        table = _table("what, dropped bits, rest, sign, outcome", "cases")
+        table = table_of("what, dropped bits, rest, sign, outcome", "cases")
         for bin_, count in reports[0].met.items():
             table.add_row(" ".join(map(str, bin_)), str(count))
     else:
-        table = _table("unit", "bins", "reachable", "met")
+        table = table_of("unit", "bins", "reachable", "met")
         for one in reports:
             counts = len(one.reachable) + len(one.unreachable), len(one.reachable), len(one.met)
             table.add_row(f"{one.unit.module} {one.unit.spec}", *map(str, counts))
@@ -294,10 +210,10 @@ def mutate(
     from emu.cosim import mutate as mutants
 
     vectors = manifest or bench.default_vectors()
-    with _progress() as report:
+    with progress() as report:
         scores = mutants.update(vectors, gates, report) if update else mutants.mutate(
             vectors, mutants.designs(gates), progress=report)
-    table = _table("unit", "mutants", "no change", "noticed", "gaps")
+    table = table_of("unit", "mutants", "no change", "noticed", "gaps")
     for score in scores:
         table.add_row(f"{score.design.unit.module} {score.design.unit.spec}",
                       *map(str, (score.design.mutants, len(score.equivalent), score.killed,
@@ -323,8 +239,8 @@ def cost(
     from emu.golden.cases import from_text
 
     units = [from_text(spec) for spec in specs]
-    table = _table("unit", "LUT4", "flip-flops", "MHz", "from", "to", "NAND2 gates")
-    with _progress() as report:
+    table = table_of("unit", "LUT4", "flip-flops", "MHz", "from", "to", "NAND2 gates")
+    with progress() as report:
         for done, unit in enumerate(units):
             report(unit.spec, done, len(units))
             found = cost_of(unit)
@@ -335,111 +251,3 @@ def cost(
     out.print(table)
     out.print(f"{versions()}; HX8K, median of 3 placements; a quantizer has its spec's shift",
               soft_wrap=True)
-
-
-@app.command()
-def diff(a: Path, b: Path) -> None:
-    """Say where two runs or two vector sets first differ; exit status 1 if they do."""
-    if (a / "manifest.json").exists() or a.suffix == ".json":
-        from emu import golden
-
-        lines = golden.diff(a, b)
-    else:
-        from emu.lab.diff import diff_runs
-
-        lines = diff_runs(a, b)
-    for line in lines:
-        out.print(line, soft_wrap=True, markup=False)
-    if lines:
-        raise typer.Exit(1)
-
-
-@app.command()
-def bounds(
-    model: Annotated[str, typer.Argument(help="a run folder of emu train, or a recipe")],
-) -> None:
-    """Say how wide each accumulator must be, so that no input makes it overflow."""
-    from emu.lab.bounds import layer_bounds, table
-
-    for line in table(layer_bounds(model)):
-        out.print(line, soft_wrap=True, markup=False)
-
-
-@app.command()
-def presets(
-    name: Annotated[str | None, typer.Argument(help="print this one in full")] = None,
-) -> None:
-    """List the MAC units of real machines, or print one with its source and its limits."""
-    from emu import presets as known
-
-    if name is not None:
-        lines = [str(known[name])]
-    else:
-        longest = max(map(len, known))
-        lines = [f"{preset.name:<{longest}}  {preset.mac}" for preset in known.values()]
-    for line in lines:
-        out.print(line, soft_wrap=True, markup=False)
-
-
-@app.command()
-def warmup() -> None:
-    """Compile every kernel for this machine now, so that no later command waits."""
-    from emu.engine.warmup import jobs
-
-    work = list(jobs())
-    with _progress() as report:
-        for done, (what, job) in enumerate(work):
-            report(f"compiling: {what}", done, len(work))
-            job()
-    out.print(f"{len(work)} kinds of operation are compiled and kept on disk")
-
-
-def _print_telemetry(telemetry) -> None:
-    """Every MAC, and every cast that met a value out of range or is biased."""
-    if not telemetry.watched:
-        return
-    out.print(f"what the hardware did in {telemetry.watched} of {telemetry.steps} steps",
-              style="bold")
-    for rows, headings in (
-            (telemetry.accumulators(), ("accumulator", "additions", "overflowed", "transient",
-                                        "persistent", "bits")),
-            (telemetry.casts(), ("cast", "values", "out of range", "bits", "bias in steps"))):
-        table = _table(*headings)
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
-
-
-def _table(*headings: str) -> Table:
-    """A table whose first column is words and whose others are numbers."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == headings[0] else "right")
-    return table
-
-
-@contextmanager
-def _progress():
-    """A function (what, done, total) that shows what runs on a terminal, nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task("", total=None)
-
-        def report(what: str, done: int = 0, total: int | None = None) -> None:
-            bars.update(task, description=what, completed=done, total=total)
-
-        yield report
-
-
-def main() -> None:
-    """Run a command; bad input is one line on stderr and exit status 2."""
-    try:
-        app()
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        err.print(f"emu: {error}", style="red", soft_wrap=True, markup=False)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m emu.cli`."""
+
+from emu.cli import main
+
+main()
