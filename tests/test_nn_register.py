@@ -35,9 +35,10 @@ class Named(torch.nn.Module):
         super().__init__()
         self.layer = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
         self.region = torch.nn.Parameter(torch.eye(4))
+        self.base = torch.nn.Linear(4, 4)
 
     def forward(self, x):
-        return torch.matmul(self.layer[0](x), self.region)
+        return self.base(torch.matmul(self.layer[0](x), self.region))
 
 
 class Method(torch.nn.Linear):
@@ -173,7 +174,7 @@ def test_attributes_of_a_model_that_have_our_names_stay_its_own():
     y = passed(model, X, GRAD)
     assert type(model.layer) is nn.ModuleList
     assert isinstance(model.region, torch.nn.Parameter)
-    assert list(nn.layers(model)) == ["", "matmul", "layer.0"]
+    assert list(nn.layers(model)) == ["", "matmul", "layer.0", "base"]
     twin = copy.deepcopy(model)
     twin.zero_grad()
     assert passed(twin, X, GRAD) == y

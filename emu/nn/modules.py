@@ -92,7 +92,7 @@ class FixedModule(torch.nn.Module):
 
     def __reduce_ex__(self, protocol):
         kept = getattr(self, "__getstate__", lambda: self.__dict__)()  # Python 3.10 has no default
-        return _rebuilt, (type(self).__dict__.get("base", type(self)),), kept
+        return _rebuilt, (type(self).__dict__.get("_emu_base", type(self)),), kept
 
     def get_extra_state(self) -> dict | None:
         """The state of the module's hardware, for `state_dict`; None where there is none."""
@@ -194,8 +194,9 @@ def fixed(cls: type[torch.nn.Module]) -> type[FixedModule]:
     """The fixed subclass of a torch module's class."""
     if issubclass(cls, FixedModule):
         return cls
-    return type(cls.__name__, (FixedModule, cls), {"__module__": "emu.nn", "base": cls, "__doc__": (
-        f"{cls.__module__}.{cls.__qualname__} on the hardware of its region.")})
+    return type(cls.__name__, (FixedModule, cls), {
+        "__module__": "emu.nn", "_emu_base": cls,  # `base` would shadow a module's own
+        "__doc__": f"{cls.__module__}.{cls.__qualname__} on the hardware of its region."})
 
 
 def _rebuilt(cls: type) -> FixedModule:

@@ -207,7 +207,7 @@ class FixModule(torch.nn.Module, metaclass=FixMeta):
 
     def __reduce_ex__(self, protocol):
         cls = type(self)
-        made = vars(cls).get("base")  # a class that is registered where it is loaded
+        made = vars(cls).get("_emu_base")  # a class that is registered where it is loaded
         return _rebuilt, ((made, cls.__name__) if made else (cls, None)), self.__getstate__()
 
     def _apply(self, fn, recurse: bool = True):
@@ -264,5 +264,5 @@ def register_fix_module(cls: type[torch.nn.Module], register_name: str | None = 
         return
     meta = FixMeta if type(cls) is type else type("FixMeta", (FixMeta, type(cls)), {})
     registry[name] = meta(name, (FixModule, cls), {
-        "__module__": "emu.compat.nics_fix_pt.nn_fix", "__qualname__": name, "base": cls,
+        "__module__": "emu.compat.nics_fix_pt.nn_fix", "__qualname__": name, "_emu_base": cls,
         "__doc__": f"{cls.__module__}.{cls.__qualname__} on quantised parameters and buffers."})
