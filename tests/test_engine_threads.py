@@ -1,6 +1,10 @@
 """One thread or two: every operation writes the same bytes."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 from engine_cases import filled
 from path_cases import expected
 
+import emu
 from emu import Cast, Format, MacSpec, NormSpec, SoftmaxSpec, Table, UpdateSpec, engine
 from emu.engine.kernels import jit
 from emu.engine.warmup import PATHS
@@ -113,3 +118,37 @@ kernel.serial = lambda: lambda *arguments: ("serial", *arguments)
 @pytest.mark.parametrize(("additions", "want"), [(jit.TEAM - 1, "serial"), (jit.TEAM, "team")])
 def test_a_team_of_threads_starts_where_it_is_worth_it(additions, want):
     assert jit.launch(kernel, additions, 3, "x") == (want, 3, "x")
+
+
+CALLERS = """
+import threading
+import numba
+import numpy as np
+from emu import MacSpec, engine
+from emu.engine.kernels import jit
+
+jit.TEAM = 0
+numba.set_num_threads(2)
+mac, a = MacSpec.parse("{a: s8, b: s8, acc: s16 sat}"), np.full((128, 128), 90, np.int8)
+differ = []
+
+def call():
+    for _ in range(50):
+        differ.append(bool((engine.matmul(a, a.T, mac) != 2**15 - 1).any()))
+
+callers = [threading.Thread(target=call) for _ in range(3)]
+for thread in callers:
+    thread.start()
+for thread in callers:
+    thread.join()
+print(numba.threading_layer(), len(differ), any(differ))
+"""
+
+
+def test_threads_that_call_at_once_take_turns_where_numba_has_only_its_own_pool():
+    """Without OpenMP and TBB: that pool ends the process if two threads launch at once."""
+    found = subprocess.run(
+        [sys.executable, "-c", CALLERS], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2",
+             "PYTHONPATH": str(Path(emu.__file__).parent.parent)})
+    assert (found.returncode, found.stdout.strip()) == (0, "workqueue 150 False"), found.stderr

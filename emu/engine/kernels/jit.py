@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import sys
+import threading
 from pathlib import Path
 
 from numba import config, njit
@@ -16,6 +17,7 @@ CAST = 8  # additions that take as long as one cast
 
 # Torch's threads are OpenMP's too: two other kinds of teams would take the cores from each other.
 config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+_team = threading.Lock()  # two at once would share the cores; numba's workqueue layer aborts then
 _forked = []  # not empty in a process that was forked
 os.register_at_fork(after_in_child=lambda: _forked.append(os.getpid()))
 
@@ -97,4 +99,5 @@ def launch(kernel, additions: int, *arguments):
     """
     if additions < TEAM or _forked:
         return kernel.serial()(*arguments)
-    return kernel(*arguments)
+    with _team:
+        return kernel(*arguments)
