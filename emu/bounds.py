@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from emu.engine import Geometry
-from emu.engine.arrays import as_codes, largest, pair
+from emu.engine.arrays import as_codes, check_kind, largest, pair
 from emu.number import ACC_WIDTHS, Cast, Format, Overflow
 from emu.reference.casts import round_shift
 from emu.spec import INT64, MacSpec
@@ -111,6 +111,7 @@ def matmul(w, mac: MacSpec, bias=None, inputs: tuple[int, int] | None = None) ->
     >>> found.acc.limits, found.acc.width, found.safe
     ((-10200, 15300), 15, True)
     """
+    check_kind(mac, "mac", MacSpec)
     w = as_codes(w, "w", mac.b, 2)
     ends = [_rounded(w, end, mac) for end in _inputs(mac, inputs)]
     return _bounds(np.minimum(*ends), np.maximum(*ends), mac, _start(bias, w.shape[1], mac))

@@ -231,3 +231,19 @@ DITHER = Cast.parse("s8 stochastic4 sat")
 def test_what_is_no_code_is_refused(codes, to, rand, message):
     with pytest.raises(ValueError, match=message):
         engine.cast(codes, 0, to, rand)
+
+
+@pytest.mark.parametrize("call", [
+    lambda to: engine.cast([1], 0, to), lambda to: engine.cast_full([1], 0, to),
+    lambda to: engine.passes([1], 0, to), lambda to: engine.quantize([1.0], to)])
+@pytest.mark.parametrize("to", ["s8 sat", None, Format(8), [S8]])
+def test_the_text_of_a_cast_is_no_cast(to, call):
+    with pytest.raises(ValueError, match=r"^to .*: needs a Cast; emu\.Cast\.parse reads one"):
+        call(to)
+
+
+def test_the_text_of_a_format_or_a_rescale_is_neither():
+    with pytest.raises(ValueError, match="form 's8': needs a Format"):
+        engine.dequantize([1], "s8")
+    with pytest.raises(ValueError, match="spec 'x': needs a Rescale"):
+        engine.rescale([1], "x")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DETERMINISTIC, macs
 
-from emu import Cast, Format, MacSpec, Overflow, engine, reference
+from emu import Cast, Format, MacSpec, Overflow, bounds, engine, reference
 from emu.engine import paths
 from emu.engine.operands import Matrix, Rows
 
@@ -236,6 +236,8 @@ def test_the_result_is_in_the_smallest_dtype_of_the_last_stage(text, dtype):
 
 ROW, COLUMN = np.ones((1, 2), int), np.ones((2, 1), int)
 
+IMAGE = np.ones((1, 1, 1, 1), int)
+
 
 @pytest.mark.parametrize(("a", "b", "bias", "message"), [
     (ROW.astype(float), COLUMN, None, "a: dtype float64 holds no codes"),
@@ -265,3 +267,14 @@ def test_the_bias_is_a_code_of_the_outer_accumulator():
 def test_a_symmetric_product_saturates_at_its_lowest_code():
     spec = MacSpec.parse("{a: u1, b: s8, product: s8 sat_sym, acc: s16 sat}")
     assert engine.matmul(np.array([[1]]), np.array([[-128]]), spec).tolist() == [[-127]]
+
+
+@pytest.mark.parametrize("call", [
+    lambda mac: engine.matmul(ROW, COLUMN, mac),
+    lambda mac: engine.conv2d(IMAGE, IMAGE, mac), lambda mac: bounds.matmul(COLUMN, mac),
+    lambda mac: engine.conv2d_grad_input(IMAGE, IMAGE, mac, 1),
+    lambda mac: engine.conv2d_grad_weight(IMAGE, IMAGE, mac, 1)])
+@pytest.mark.parametrize("mac", ["{a: s8, b: s8, acc: s20}", None, Cast.parse("s20")])
+def test_the_text_of_a_mac_is_no_mac(mac, call):
+    with pytest.raises(ValueError, match=r"^mac .*: needs a MacSpec; emu\.MacSpec\.parse reads"):
+        call(mac)

@@ -355,6 +355,15 @@ def test_the_gradient_of_relu_agrees(pairs):
     assert engine.relu_grad(error, x).tolist() == want
 
 
+def test_relu_takes_codes_only():
+    with pytest.raises(ValueError, match="x: dtype float64 holds no codes"):
+        engine.relu([0.5])
+    with pytest.raises(ValueError, match="error: dtype float64 holds no codes"):
+        engine.relu_grad([0.5], [1])
+    with pytest.raises(ValueError, match=r"error \(2,\) and x \(1,\): shapes differ"):
+        engine.relu_grad([1, 2], [1])
+
+
 def test_relu_and_its_gradient_keep_the_dtype():
     x = np.array([-1, 0, 1], np.int8)
     assert (engine.relu(x).dtype, engine.relu_grad(x, x).dtype) == (np.int8, np.int8)

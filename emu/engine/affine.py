@@ -3,7 +3,7 @@
 import numpy as np
 
 from emu.affine import HIGH, Rescale
-from emu.engine.arrays import as_codes, narrowed
+from emu.engine.arrays import as_codes, check_kind, narrowed
 from emu.engine.kernels.affine import rescale_rows
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import CAST, launch
@@ -21,6 +21,7 @@ def rescale(codes, spec: Rescale, axis: int = 1) -> np.ndarray:
     array([[   0,   -3],
            [-128,  127]], dtype=int8)
     """
+    check_kind(spec, "spec", Rescale)
     x = as_codes(codes, "codes")
     if x.size:
         reach = max(int(x.max()) - spec.input_zp, spec.input_zp - int(x.min()))

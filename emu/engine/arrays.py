@@ -49,6 +49,14 @@ def _integers(codes, array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
+def check_kind(value, name: str, kind) -> None:
+    """Raise ValueError unless the value is of a kind (or one of several) that is read from text."""
+    if not isinstance(value, kind):
+        first = getattr(kind, "__args__", [kind])[0].__name__
+        raise ValueError(f"{name} {value!r}: needs a {first}; emu.{first}.parse reads one from its "
+                         "text")
+
+
 def ready(array: np.ndarray, dtype) -> np.ndarray:
     """The array as kernels take it: contiguous, of one dtype, and writable.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, dtype_of, flattened, narrowed
+from emu.engine.arrays import as_codes, check_kind, check_width, dtype_of, flattened, narrowed
 from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents, scaled_codes
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
@@ -54,6 +54,7 @@ def passes(codes, frac: int, to: AnyCast, rand=None) -> np.ndarray:
 
 
 def _cast(codes, frac: int, to: AnyCast, rand, loads, masked: bool) -> Casted:
+    check_kind(to, "to", AnyCast)
     x = as_codes(codes, "codes", dtype=None)
     compute = {FlagCast: _flagged, ClosedCast: _closed}.get(type(to), unwatched)
     if (scope := watching()) is None:
@@ -183,6 +184,7 @@ def encode_for(x, to: AnyCast) -> tuple[np.ndarray, int]:
     Up to 34 bits below `to` are kept as they are (fewer for wide formats), the rest as one
     sticky bit. Raises ValueError for a format too wide for that.
     """
+    check_kind(to, "to", AnyCast)
     least = to.rand_bits + 2
     guard = max(least, min(34, BORDER_BITS - to.format.width))
     if to.format.width + guard > BORDER_BITS:
@@ -276,6 +278,7 @@ def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
 
 def dequantize(codes, form: Format) -> np.ndarray:
     """Codes to float64: `code * 2^-frac`, exact. Raises ValueError beyond 53 magnitude bits."""
+    check_kind(form, "form", Format)
     if form.width - form.signed > 53:
         raise ValueError(f"format {form}: its codes have {form.width - form.signed} magnitude "
                          "bits, a float64 holds 53; keep them as integers")

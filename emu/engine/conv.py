@@ -8,7 +8,7 @@ padding, holes and channels beyond the last are zeros that keep their place.
 import numpy as np
 
 from emu.engine import im2col
-from emu.engine.arrays import as_codes, narrowed, pair
+from emu.engine.arrays import as_codes, check_kind, narrowed, pair
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.planes import lift
 from emu.engine.matmul import accumulate, sums
@@ -63,6 +63,7 @@ class Geometry:
 def conv2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, groups=1,
            path: str | None = None) -> np.ndarray:
     """Accumulator codes (N, O, OH, OW); bias (O,); `path` as in `matmul`."""
+    check_kind(mac, "mac", MacSpec)
     g = Geometry(stride, padding, dilation, groups)
     x, w = as_codes(x, "x", mac.a, 4, None), as_codes(w, "w", mac.b, 4, None)
     g.check(x.shape[1], w.shape)
@@ -84,6 +85,7 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding
 
     `bias` (C,) is that of a transposed convolution, which is the same sum.
     """
+    check_kind(mac, "mac", MacSpec)
     g = Geometry(stride, padding, dilation, groups)
     error, w = as_codes(error, "error", mac.a, 4, None), as_codes(w, "w", mac.b, 4, None)
     g.check(w.shape[1] * groups, w.shape)
@@ -124,6 +126,7 @@ def conv2d_grad_input(error, w, mac: MacSpec, size, bias=None, stride=1, padding
 def conv2d_grad_weight(x, error, mac: MacSpec, kernel, stride=1, padding=0, dilation=1, groups=1,
                        path: str | None = None) -> np.ndarray:
     """Accumulator codes (O, C/groups, *kernel) of the gradient with respect to w."""
+    check_kind(mac, "mac", MacSpec)
     g = Geometry(stride, padding, dilation, groups)
     x, error = as_codes(x, "x", mac.a, 4, None), as_codes(error, "error", mac.b, 4, None)
     kernel = pair(kernel, "kernel", 1)

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, narrowed, ready
+from emu.engine.arrays import as_codes, check_kind, narrowed, ready
 from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
@@ -33,6 +33,7 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = 
     array([[ 27],
            [100]], dtype=int8)
     """
+    check_kind(mac, "mac", MacSpec)
     a, b = as_codes(a, "a", mac.a, 2, None), as_codes(b, "b", mac.b, 2, None)
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {a.shape[1]} and "

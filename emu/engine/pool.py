@@ -132,12 +132,15 @@ def _check_sum(codes: np.ndarray, terms: int) -> None:
 
 def relu(x) -> np.ndarray:
     """max(x, 0)."""
-    return np.maximum(np.asarray(x), 0)
+    return np.maximum(as_codes(x, "x", dtype=None), 0)
 
 
 def relu_grad(error, x) -> np.ndarray:
     """The error where x > 0, else 0."""
-    return np.where(np.asarray(x) > 0, error, 0)
+    error, x = as_codes(error, "error", dtype=None), as_codes(x, "x", dtype=None)
+    if error.shape != x.shape:
+        raise ValueError(f"error {error.shape} and x {x.shape}: shapes differ")
+    return np.where(x > 0, error, 0)
 
 
 def max_pool2d(x, kernel, stride=None, padding=0, dilation=1, ceil: bool = False
