@@ -213,9 +213,10 @@ def candidates(p: Facts) -> Iterator[str]:
             if scale == 0 and p.drop and constant and p.within(16) and p.raised < 1 << 15:
                 yield "step16_drop"
         fits32 = rail + p.step < 1 << 31 and p.raised < 1 << 31
-        if (has_vnni() and fits32 and p.quads and p.drop == 0 and p.depth > BLOCK
-                and rail + BLOCK * p.peak < 1 << 31):
-            yield "tracked"  # no block can carry an int32 past 2^31 before it is seen outside
+        if has_vnni() and fits32 and p.quads and p.drop == 0 and p.depth > BLOCK:
+            # A rail is at most 2^30, or every product is zero, and a block's 16 add less than 2^20:
+            # they cannot carry an int32 past 2^31 before it is seen outside.
+            yield "tracked"
         if has_vnni() and fits32 and p.within(16) and p.drop == 0:
             yield "step32_vnni"
         if has_vnni() and fits32 and p.within(16) and p.drop and constant:
