@@ -76,6 +76,14 @@ def vectors(tmp_path_factory):
     return [write_vectors(folder / str(i), spec) for i, spec in enumerate(SPECS)]
 
 
+def test_the_gates_of_a_wide_multiplier_come_in_seconds():
+    a, b = [-1 << 31, (1 << 31) - 1, -12345678], [-1 << 29, -1 << 29, 87654321]
+    ones, mac = [1] * 3, MacSpec.parse("{a: s32, b: s30, acc: s62 sat}")
+    found = run("mac", mac_parameters(mac), {"load_i": ones, "last_i": ones, "bias_i": [0] * 3,
+                                             "a_i": a, "b_i": b}, "netlist")
+    assert found["acc_o"].tolist() == [x * y for x, y in zip(a, b, strict=True)]
+
+
 @pytest.mark.parametrize("backend", FAST)
 def test_every_unit_answers_as_the_definition(vectors, backend):
     for path in vectors:

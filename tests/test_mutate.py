@@ -97,19 +97,24 @@ def test_more_mutants_than_there_are_is_an_error():
 def test_a_netlist_computes_what_its_gates_say():
     cell = lambda kind, **pins: {"type": kind, "connections": {p: [b] for p, b in pins.items()}}  # noqa: E731
     text = json.dumps({"modules": {"top": {
-        "ports": {"a": {"direction": "input", "bits": [2, 3]},
+        "ports": {"clk_i": {"direction": "input", "bits": [8]},
+                  "a": {"direction": "input", "bits": [2, 3]},
                   "y": {"direction": "output", "bits": [5, 6, "1"]}},
         "cells": {"x": cell("$_XOR_", A=2, B=3, Y=4), "n": cell("$_NOT_", A=4, Y=5),
                   "m": cell("$_MUX_", A=2, B=6, S=3, Y=7),
-                  "q": cell("$_DFF_P_", C="x", D=7, Q=6)}}}})
+                  "q": cell("$_DFF_P_", C=8, D=7, Q=6)}}}})
     netlist = Netlist(text, "top")
     a, ones = [0b0011, 0b0101], 0b1111
-    outputs, state = netlist.step({"a": a}, [0b1000], ones)
+    outputs, state = netlist.step({"clk_i": [0], "a": a}, [0b1000], ones)
     assert outputs["y"] == [0b1001, 0b1000, 0b1111]
     assert list(state) == [(0b0011 & ~0b0101) | (0b1000 & 0b0101)]
     loop = text.replace('"B": [3], "Y": [4]', '"B": [4], "Y": [4]')
-    with pytest.raises(AssertionError, match="loop"):
-        Netlist(loop, "top")
+    for wrong, told in ((loop, "1 gates of top feed themselves"),
+                        (text.replace('"S": [3]', '"S": [9]'), "nothing drives 1 bits of top"),
+                        (text.replace('"C": [8]', '"C": [2]'), "another clock than the rising"),
+                        (text.replace("$_MUX_", "$dlatch"), "a cell .dlatch, which is no gate")):
+        with pytest.raises(RuntimeError, match=told):
+            Netlist(wrong, "top")
 
 
 def test_update_writes_cases_and_figures_into_the_data(tmp_path, monkeypatch):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from emu.cosim import tools
+from emu.cosim.netlist import ONE, ZERO, Netlist
 from emu.cosim.ports import Interface, Port
 from emu.cosim.store import kept
 from emu.cosim.yosys import synthesise
@@ -19,19 +18,8 @@ from emu.cosim.yosys import synthesise
 WORDS = 8  # evaluated together: their gates stay in the first cache
 PATIENCE = 64  # clocks without a record after the last one: more answers are lost
 RESET = 2  # clocks
-OPERATIONS = ["$_AND_", "$_OR_", "$_XOR_", "$_NAND_", "$_NOR_", "$_XNOR_", "$_NOT_", "$_MUX_"]
-ZERO, ONE = 0, 1  # the first two slots
 PASSES = ("synth -flatten -noabc -top {unit}; async2sync; dfflegalize -cell $_DFF_P_ x; opt_clean; "
-          "abc -g AND,OR,XOR,NAND,NOR,XNOR,MUX; opt_clean -purge; write_json unit.json")
-
-
-class Program(NamedTuple):
-    """Gates in the order of evaluation; a slot holds one bit of the netlist."""
-
-    slots: int
-    gates: np.ndarray  # (gates, 5): operation, three slots in, one out
-    registers: np.ndarray  # (registers, 2): slots of d and q
-    ports: dict[str, list[int]]  # slots of each port, the lowest bit first
+          "setundef -zero; opt_clean -purge; write_json unit.json")
 
 
 def netlist(unit: str, parameters: Mapping[str, int], sources: list[Path], face: Interface,
@@ -41,20 +29,21 @@ def netlist(unit: str, parameters: Mapping[str, int], sources: list[Path], face:
     A clocked unit runs each stretch of records that depends on none before it (a transaction) in a
     lane of its own, from reset.
     """
-    program = _program(unit, tuple(parameters.items()), tuple(sources),
+    program = _synthesised(unit, tuple(parameters.items()), tuple(sources),
                        tuple(path.read_bytes() for path in sources))
+    slots = {**program.inputs, **program.outputs}
     records = len(next(iter(inputs.values())))
     given = [(port, inputs[port.name].reshape(records, -1).T) for port in face.inputs
              if port.name in inputs]
     codes_in = np.ascontiguousarray(np.concatenate([codes for _, codes in given]))
     codes_out = np.zeros((sum(port.count for port in face.outputs), records), np.int64)
-    wires_in = _wires(program, [port for port, _ in given])
-    wires_out = _wires(program, face.outputs)
+    wires_in = _wires(slots, [port for port, _ in given])
+    wires_out = _wires(slots, face.outputs)
     if face.protocol is None:
         answers = _combinational(program.slots, program.gates, wires_in, wires_out, codes_in,
                                  codes_out)
     else:
-        bit = lambda name: program.ports[name][0] if name else ZERO  # noqa: E731
+        bit = lambda name: slots[name][0] if name else ZERO  # noqa: E731
         restart = face.protocol.restart
         starts = np.zeros(1, np.int64) if restart is None else np.flatnonzero(inputs[restart])
         starts = np.unique(np.concatenate([np.zeros(min(records, 1), np.int64), starts]))
@@ -75,8 +64,8 @@ def netlist(unit: str, parameters: Mapping[str, int], sources: list[Path], face:
 
 
 @functools.lru_cache(32)
-def _program(unit: str, parameters: tuple, sources: tuple[Path, ...], texts: tuple[bytes, ...]
-             ) -> Program:
+def _synthesised(unit: str, parameters: tuple, sources: tuple[Path, ...], texts: tuple[bytes, ...]
+                 ) -> Netlist:
     def build(work: Path) -> None:
         (work / "unit.json").write_text(synthesise(
             unit, dict(parameters), sources, PASSES.format(unit=unit), "unit.json"))
@@ -84,62 +73,22 @@ def _program(unit: str, parameters: tuple, sources: tuple[Path, ...], texts: tup
     tools.require("yosys")
     place = kept(["netlist", PASSES, tools.version(*tools.yosys(), "-V"), unit,
                   repr(sorted(parameters)), *texts], build)
-    return _levelled(json.loads((place / "unit.json").read_text())["modules"][unit])
+    return Netlist((place / "unit.json").read_text(), unit)
 
 
-def _levelled(module: dict) -> Program:
-    """A netlist of simple gates and flip-flops as a program.
-
-    Raises RuntimeError for a loop and for a second clock.
-    """
-    slots = {"0": ZERO, "1": ONE, "x": ZERO}
-
-    def slot(bit) -> int:
-        return slots.setdefault(bit, len(slots) - 1)
-
-    ports = {name: [slot(bit) for bit in port["bits"]] for name, port in module["ports"].items()
-             if port["direction"] == "input"}
-    cells = [(cell["type"], {pin: bits[0] for pin, bits in cell["connections"].items()})
-             for cell in module["cells"].values()]
-    flops = [pins for kind, pins in cells if kind == "$_DFF_P_"]
-    for pins in flops:
-        if [slots.get(pins["C"])] != ports.get("clk_i"):
-            raise RuntimeError("a register has another clock than the rising clk_i; use icarus, "
-                               "verilator or cxxrtl")
-        slot(pins["Q"])
-    gates, waiting = [], [(kind, pins) for kind, pins in cells if kind != "$_DFF_P_"]
-    while waiting:
-        left = []
-        for kind, pins in waiting:
-            sources = [pins[pin] for pin in "ABS" if pin in pins]
-            if all(bit in slots for bit in sources):
-                known = [slots[bit] for bit in sources] + [ZERO, ZERO]
-                gates.append((OPERATIONS.index(kind), *known[:3], slot(pins["Y"])))
-            else:
-                left.append((kind, pins))
-        if len(left) == len(waiting):
-            raise RuntimeError(f"{len(left)} gates feed themselves, such as {left[0]}")
-        waiting = left
-    ports |= {name: [slot(bit) for bit in port["bits"]] for name, port in module["ports"].items()
-              if port["direction"] == "output"}
-    registers = [(slot(pins["D"]), slots[pins["Q"]]) for pins in flops]
-    return Program(len(slots) - 1, np.array(gates, np.int32).reshape(-1, 5),
-                   np.array(registers, np.int32).reshape(-1, 2), ports)
-
-
-def _wires(program: Program, ports: list[Port]) -> np.ndarray:
+def _wires(slots: Mapping[str, list[int]], ports: list[Port]) -> np.ndarray:
     """(row of the codes, bit of the code, slot) of every bit of these ports."""
     wires, row = [], 0
     for port in ports:
         wires += [(row + i // port.width, i % port.width, slot)
-                  for i, slot in enumerate(program.ports[port.name])]
+                  for i, slot in enumerate(slots[port.name])]
         row += port.count
     return np.array(wires, np.int32).reshape(-1, 3)
 
 
 @numba.njit(cache=True, nogil=True)
 def _evaluate(gates, state):
-    """Every gate once, in order; `state` (slots, WORDS)."""
+    """Every gate once, in order, by its place in GATES; `state` (slots, WORDS)."""
     for i in range(gates.shape[0]):
         kind, a, b, s, y = gates[i, 0], gates[i, 1], gates[i, 2], gates[i, 3], gates[i, 4]
         for j in range(WORDS):
@@ -151,6 +100,8 @@ def _evaluate(gates, state):
             elif kind == 4: state[y, j] = ~(x | z)
             elif kind == 5: state[y, j] = ~(x ^ z)
             elif kind == 6: state[y, j] = ~x
+            elif kind == 7: state[y, j] = x & ~z
+            elif kind == 8: state[y, j] = x | ~z
             else: state[y, j] = (x & ~state[s, j]) | (z & state[s, j])
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from emu.cosim import yosys
 from emu.cosim.claims import questions
-from emu.cosim.netlist import SELECT, Netlist, survivors
+from emu.cosim.netlist import Netlist
 from emu.cosim.places import rtl_sources
 from emu.cosim.prove import counterexample, first_failure
 from emu.cosim.solver import SECONDS, NoVerdict
+from emu.cosim.survivors import SELECT, survivors
 from emu.golden.cases import SHORT_COUNTS, STRENGTH, from_text, write_vectors
 from emu.golden.units import Unit, mac_unit
 from emu.golden.vectors import Manifest, VectorFile, read_manifest
