@@ -22,6 +22,34 @@ class Gram(torch.nn.Module):
         return self.second(torch.matmul(x, x.transpose(1, 2)))
 
 
+class Halves(torch.nn.Module):
+    """Statistics that move, and two masks of one shape, neither of which waits for the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 5), torch.nn.Linear(6, 5)
+        self.norm, self.drop = torch.nn.BatchNorm1d(5), torch.nn.Dropout(0.5)
+        self.leaky = torch.nn.LeakyReLU(0.5, inplace=True)
+
+    def forward(self, x):
+        x = self.leaky(self.norm(self.first(x))), self.norm(self.second(x))
+        return self.drop(x[0]) + F.dropout(x[1], 0.5, self.training)
+
+
+class Broken(torch.nn.Module):
+    """A forward that no whole graph holds: what it computes depends on what it computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.fc(x)
+        if x.amax() > 0:
+            x = self.fc(x)
+        return F.relu(torch.matmul(x, x.transpose(0, 1)))
+
+
 MODELS = {
     "linear": (lambda: torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(),
                                            torch.nn.Linear(5, 3)), (4, 6)),
@@ -30,26 +58,33 @@ MODELS = {
         torch.nn.MaxPool2d(2), torch.nn.Conv2d(4, 2, 1), torch.nn.AvgPool2d(2),
         torch.nn.Flatten(), torch.nn.Linear(2, 3)), (2, 2, 8, 8)),
     "user": (Gram, (2, 3, 4)),
+    "statistics and masks": (Halves, (4, 6)),
+    "transformer": (lambda: torch.nn.TransformerEncoderLayer(4, 2, 6, 0.5, batch_first=True),
+                    (2, 3, 4)),
 }
 
 
 def model(name: str, **changes) -> torch.nn.Module:
     """A fixed model, the same each time."""
     torch.manual_seed(0)
-    return nn.fix(MODELS[name][0](), {"default": {**HARDWARE, **changes}})
+    return nn.fix(MODELS[name][0]().double(), {"default": {**HARDWARE, **changes}})
 
 
-def step(run, parameters, x) -> list[torch.Tensor]:
-    """The output and all gradients for an input like x."""
-    x = x.clone().requires_grad_()
+def step(run, module, x) -> list[torch.Tensor]:
+    """The output, all gradients and the buffers that it leaves, for an input like x."""
+    x, parameters = x.clone().requires_grad_(), list(module.parameters())
+    torch.manual_seed(2)
+    for p in parameters:
+        p.grad = None
     y = run(x)
     y.backward(torch.linspace(-4, 4, y.numel()).reshape(y.shape))
-    return [y.detach(), x.grad, *(p.grad for p in parameters)]
+    return [y.detach(), x.grad, *(p.grad for p in parameters),
+            *(buffer.clone() for buffer in module.buffers()), torch.get_rng_state()]
 
 
 def inputs(name: str) -> torch.Tensor:
     """Values for a model's input, some beyond the range of x."""
-    return torch.randn(MODELS[name][1], generator=torch.Generator().manual_seed(1)) * 3
+    return torch.randn(MODELS[name][1], generator=torch.Generator().manual_seed(1)).double() * 3
 
 
 def compared(name: str, **how) -> None:
@@ -60,10 +95,7 @@ def compared(name: str, **how) -> None:
     for training in (True, False):
         plain.train(training)
         twin.train(training)
-        for p in (*plain.parameters(), *twin.parameters()):
-            p.grad = None
-        want = step(plain, list(plain.parameters()), inputs(name))
-        got = step(compiled, list(twin.parameters()), inputs(name))
+        want, got = step(plain, plain, inputs(name)), step(compiled, twin, inputs(name))
         assert all(map(torch.equal, got, want))
 
 
@@ -81,7 +113,7 @@ def test_a_whole_graph_gives_the_same_bits(name):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_inductor_gives_the_same_bits():
-    compared("user", backend="inductor", fullgraph=True)
+    compared("statistics and masks", backend="inductor", fullgraph=True)
 
 
 @pytest.mark.parametrize("x", ["s6 auto:max ties_even sat", "s6f3 stochastic8 sat"])
@@ -90,27 +122,58 @@ def test_hardware_with_state_runs_with_graph_breaks(x):
 
 
 @pytest.mark.parametrize("made", [
-    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4)),
-    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LogSigmoid()),
-    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Dropout(0.5)),
-], ids=["running statistics", "float core", "mask"])
+    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LogSigmoid()), Broken,
+    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4, momentum=None)),
+    lambda: torch.nn.Sequential(torch.nn.Unflatten(1, (6, 1, 1)), nn.ConvBN(6, 2, 1)),
+    lambda: torch.nn.RNNCell(6, 3),
+], ids=["float core", "break", "cumulative average", "folding", "recurrent"])
 def test_what_no_graph_holds_runs_as_it_does_uncompiled(made):
     torch.manual_seed(0)
     plain = nn.fix(made().double(), {"default": HARDWARE})
     twin = copy.deepcopy(plain)
     compiled = torch.compile(twin, backend="aot_eager")
-    x, got = inputs("linear").double(), []
-    for run, of in ((plain, plain), (compiled, twin)):
-        torch.manual_seed(1)
-        got.append(step(run, list(of.parameters()), x) + list(of.buffers()))
-    assert all(map(torch.equal, *got))
+    for _ in range(2):
+        got = [step(run, of, inputs("linear")) for run, of in ((plain, plain), (compiled, twin))]
+        assert all(map(torch.equal, *got))
 
 
-def test_hardware_with_state_is_no_whole_graph():
-    compiled = torch.compile(model("linear", x="s6 auto:max sat"), fullgraph=True,
-                             backend="aot_eager")
-    with pytest.raises(torch._dynamo.exc.Unsupported):
-        compiled(inputs("linear"))
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_a_scope_holds_in_what_is_compiled_around_or_within_it():
+    torch.manual_seed(0)
+    plain, x = Gram(), torch.randn(2, 3, 4)
+    compiled = torch.compile(plain, backend="aot_eager", fullgraph=True)
+    scope, other = (nn.fixed_scope({"default": HARDWARE}) for _ in range(2))
+    before = compiled(x)
+    with scope, other:
+        want = plain(x)
+    with scope:
+        with other:
+            assert torch.equal(compiled(x), want)
+        assert torch.equal(compiled(x), want)
+
+    def within(x):
+        with scope:
+            return plain(x)
+
+    assert set(scope.layers) == {"first", "relu", "matmul", "second"}
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="enter a `FixedScope`"):
+        torch.compile(within, backend="aot_eager", fullgraph=True)(x)
+    assert torch.equal(torch.compile(within, backend="aot_eager")(x), want)
+    assert torch.equal(compiled(x), before)
+    assert not torch.equal(before, want)
+
+
+@pytest.mark.parametrize("made, changes, message", [
+    (lambda: torch.nn.Linear(6, 4), {"x": "s6 auto:max sat"}, r"hardware with state \(auto\)"),
+    (lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LogSigmoid()), {},
+     r"layer '1' \(LogSigmoid\)"),
+    (lambda: torch.nn.RNNCell(6, 3), {}, "layer 'hh', a step of several,"),
+], ids=["state", "float core", "recurrent"])
+def test_what_is_no_whole_graph_says_so(made, changes, message):
+    model = nn.fix(made(), {"default": {**HARDWARE, **changes}})
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=f"emu.nn: {message} is not compiled"):
+        compiled(inputs("linear").float())
 
 
 def test_the_operators_keep_torchs_rules():
@@ -121,9 +184,22 @@ def test_the_operators_keep_torchs_rules():
         compiled(inputs("convolution"))
     calls = [node for node in seen[0].graph.nodes if node.target == torch.ops.emu.call]
     assert len(calls) == 6
-    x, w, b = inputs("convolution"), torch.randn(4, 1, 3, 3), torch.randn(4)
+    x, w, b = inputs("convolution").float(), torch.randn(4, 1, 3, 3), torch.randn(4)
     args = [t.requires_grad_() for t in (x, w, b)], calls[0].args[1]
     torch.library.opcheck(torch.ops.emu.call.default, args)
     y = torch.ops.emu.call(*args)
     torch.library.opcheck(torch.ops.emu.call_grad.default, (
         torch.ones_like(y), [t.detach() for t in args[0]], [True, True, False], args[1]))
+    torch.library.opcheck(torch.ops.emu.drawn.default, ([2, 3], 0.5),
+                          test_utils=("test_schema", "test_faketensor"))  # others draw twice
+
+
+def test_the_operator_that_moves_statistics_keeps_torchs_rules():
+    seen = []
+    with torch.utils._python_dispatch._disable_current_modes():
+        torch.compile(model("statistics and masks"), fullgraph=True,
+                      backend=lambda graph, example: seen.append(graph) or graph)(
+                          inputs("statistics and masks"))
+    call = next(node for node in seen[0].graph.nodes if node.target == torch.ops.emu.moved)
+    torch.library.opcheck(torch.ops.emu.moved.default, (
+        [torch.randn(4, 5).double(), *torch.rand(2, 5).double()], call.args[1]))

@@ -22,4 +22,4 @@ def named(name: str):
 
 def site() -> str:
     """The path of the composite function that runs, for messages."""
-    return here().region.path
+    return f"layer {here().region.path!r}"

@@ -48,9 +48,9 @@ class Port(NamedTuple):
 class Hardware:
     """What all layers of a model share: the resolver of their sites, and the backend.
 
-    `key` finds it in `known`: a compiled graph holds texts alone. What is `eager` is not compiled:
-    settings with state (rules choose binary points, casts draw), strategies, and modules that
-    `fix` names.
+    `key` finds it in `known`: a compiled graph holds texts alone. `eager` says what of it is not
+    compiled: settings with state (rules choose binary points, casts draw), strategies, and modules
+    that `fix` names.
     """
 
     known: ClassVar[WeakValueDictionary[str, Hardware]] = WeakValueDictionary()
@@ -59,8 +59,7 @@ class Hardware:
                  float_backward: bool = False):
         self.config, self.backend, self.float_backward = config, backend, float_backward
         self.strategies = strategies or Strategies()
-        self.eager = bool(strategies) or float_backward or any(
-            word in str(config) for word in STATEFUL)
+        self.eager = _eager(config, strategies, float_backward)
         self._enrol()
 
     def _enrol(self):
@@ -77,6 +76,14 @@ class Hardware:
         for strategy in self.strategies.of(site, spec).strategies if "update" in site.uses else ():
             spec = replace(spec, update=strategy.update(spec.update))
         return spec
+
+
+def _eager(config, strategies: Strategies | None, float_backward: bool) -> str:
+    """What of the hardware is not compiled, "" where all of it is."""
+    if strategies or float_backward:
+        return "a model with strategies" if strategies else "training in software"
+    word = next((word for word in STATEFUL if word in str(config)), "")
+    return word and f"hardware with state ({word.rstrip(':')})"
 
 
 class Layer:

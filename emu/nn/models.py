@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch._dynamo import OptimizedModule
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
 from torch.utils.weak import WeakIdKeyDictionary
 
-from emu.nn import scope
+from emu.nn import compiled, scope
 from emu.nn.backend import Backend
 from emu.nn.config import Config
 from emu.nn.grads import outgoing
@@ -41,13 +42,18 @@ class FixedScope:
         self._open = threading.local()
 
     def __enter__(self) -> FixedScope:
+        compiler = compiled.off()
         opened = self._open.stack = getattr(self._open, "stack", [])
-        opened.append(self._running(Frame(self._functions, True, self)))
-        opened[-1].__enter__()
+        opened.append((self._running(Frame(self._functions, True, self)), compiler))
+        opened[-1][0].__enter__()
         return self
 
     def __exit__(self, *error) -> None:
-        self._open.stack.pop().__exit__(*error)
+        running, compiler = self._open.stack.pop()
+        running.__exit__(*error)
+        compiled.on(compiler)
+
+    compiled.never_begin_with(__enter__, within=False)
 
     @contextmanager
     def _running(self, frame: Frame):
@@ -133,10 +139,10 @@ def _watching():
 def _begin(module: torch.nn.Module, args) -> None:
     caller = scope.top()
     if caller is None or caller.scope is None or isinstance(
-            vars(module).get("_emu_region"), Region):  # a fixed module has its own
-        return
+            vars(module).get("_emu_region"), Region) or isinstance(module, OptimizedModule):
+        return  # a fixed module has its own hardware, a compiled one runs what it is made of
     scope.push(Frame(caller.scope.region_of(module, caller), module.training, caller.scope, module,
-                     caller.root or module))
+                     module if caller.root is None else caller.root))
 
 
 def _end(module: torch.nn.Module, args, output):

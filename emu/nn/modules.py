@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from emu.nn import sites, state
+from emu.nn import compiled, sites, state
 from emu.nn.adder import Adder2d, SEConv2d
 from emu.nn.audit import fixed_again, floating, visit
 from emu.nn.backend import Backend
@@ -142,8 +142,7 @@ class FixedModule(torch.nn.Module):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
 
-EAGER = (Adder2d, SEConv2d, torch.nn.RNNBase, torch.nn.RNNCellBase,
-         torch.nn.modules.dropout._DropoutNd)
+EAGER = Adder2d, SEConv2d  # their functions are no torch functions, which the graph follows
 
 
 def _in_scope(module: FixedModule, forward, args, kwargs):
@@ -153,7 +152,7 @@ def _in_scope(module: FixedModule, forward, args, kwargs):
         with floating():
             return forward(*args, **kwargs)
     if torch.compiler.is_compiling() and region.hardware.eager:
-        return _eager(module, forward, args, kwargs)
+        compiled.refuse(region.hardware.eager)
     if within(region):  # called by the forward of a subclass
         return forward(*args, **kwargs)
     region.ran = True
@@ -163,9 +162,7 @@ def _in_scope(module: FixedModule, forward, args, kwargs):
     return out if inner else outgoing(out)
 
 
-@torch.compiler.disable
-def _eager(module: FixedModule, forward, args, kwargs):
-    return _in_scope(module, forward, args, kwargs)
+compiled.never_begin_with(_in_scope)
 
 
 def _scoped(forward):
@@ -320,9 +317,9 @@ def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -
     region = Region(path, tuple(base.__name__ for base in cls.__mro__), hardware,
                     module._parameters, names=getattr(cls, "threshold_names", None))
     site = sites.site_of(path, module, cls)
-    # A graph holds no running statistics and no masks, and would break inside the others.
-    hardware.eager |= (isinstance(module, EAGER) or any(True for _ in module.buffers(recurse=False))
-                       or sites.computes_in_float(module, region.kinds))
+    if not hardware.eager and (isinstance(module, EAGER)
+                               or sites.computes_in_float(module, region.kinds)):
+        hardware.eager = f"layer {path!r} ({type(module).__name__})"
     if site.kind in sites.OWN or site.uses:
         region.layer("", site.kind, site.uses,
                      sites.OWN[site.kind].channels if site.kind in sites.OWN else None)

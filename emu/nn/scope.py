@@ -43,6 +43,9 @@ _VIEWS = {getattr(home, name) for home in (torch, torch.Tensor) for name in (
     "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "transpose", "unbind", "unflatten",
     "unsqueeze", "view", "view_as") if hasattr(home, name)} | {
         getattr(torch.Tensor, name).__get__ for name in ("T", "mT", "H", "mH")}
+# Where `inplace` is among the arguments: torch's compiler hands them over as they were written.
+_INPLACE = {func: tuple(code.co_varnames).index("inplace") for func in functions.TABLE
+            if (code := getattr(func, "__code__", None)) and "inplace" in code.co_varnames}
 
 
 class Region:
@@ -129,8 +132,10 @@ class Frame:
                 entry.takes is not None and not entry.takes(*args, **kwargs)):
             return self._other(func, args, kwargs)
         target = kwargs.pop("out", None)
-        if kwargs.pop("inplace", False) or in_place(func):
+        place = _INPLACE.get(func, len(args))
+        if kwargs.pop("inplace", False) or any(args[place:]) or in_place(func):
             target = args[0]
+        args = args[:place]
         if target is not None and torch.compiler.is_compiling():
             # What the graph's backward reads must not change.
             kept = tuple(x.clone() if x is target else x for x in args)
@@ -156,7 +161,7 @@ class Frame:
     def instead(self, known, function, *args):
         """`function` on the hardware that the torch function `known` has here."""
         if torch.compiler.is_compiling():
-            compiled.refuse(function.__name__)
+            compiled.refuse(f"layer {self.region.path!r}, a step of several,")
         return self.fixed(functions.TABLE[known]._replace(function=function), args, {})
 
     def _within(self, entry) -> Region:
@@ -182,7 +187,8 @@ class Frame:
 
     def _other(self, func, args, kwargs):
         """A function that the hardware does not have: moved as it is, or a float core."""
-        if torch.compiler.is_compiling() and func not in _PLAIN:
+        if torch.compiler.is_compiling() and func not in _PLAIN and any(
+                x.is_floating_point() for x in _tensors(args, kwargs)):
             if not compiled.moves(func.__name__):
                 compiled.refuse(func.__name__)
             return func(*args, **kwargs)

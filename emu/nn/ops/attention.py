@@ -87,7 +87,8 @@ def multi_head_attention_forward(
     heads = []
     for name, x, weight, bias in zip("qkv", (query, key, value), weights, biases, strict=True):
         with named(f"{name}_proj"):
-            parts = F.linear(x, weight, bias).unflatten(-1, (num_heads, -1))
+            parts = F.linear(x, weight, bias)
+            parts = parts.reshape(*parts.shape[:-1], num_heads, -1)
         heads.append(parts.permute(1, 2, 0, 3))
     masks = []
     if attn_mask is not None:

@@ -17,7 +17,8 @@ def bilinear(input1, input2, weight, bias=None):
     with named("first"):
         x = F.linear(input1, weight.transpose(1, 2).flatten(0, 1))
     with named("second"):
-        y = torch.matmul(x.unflatten(-1, (outputs, features)), input2.unsqueeze(-1)).squeeze(-1)
+        x = x.reshape(*x.shape[:-1], outputs, features)
+        y = torch.matmul(x, input2.unsqueeze(-1)).squeeze(-1)
     if bias is None:
         return y
     with named("bias"):

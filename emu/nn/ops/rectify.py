@@ -190,8 +190,15 @@ def dropout(input, p=0.5, training=True, axes=None):
     if not training or not p:
         return input
     shape = input.shape if axes is None else (*input.shape[:axes], *[1] * (input.dim() - axes))
-    kept = torch.where(torch.empty(shape, dtype=torch.bool).bernoulli_(1 - p), input, 0.0)
+    kept = torch.where(drawn(shape, 1 - p), input, 0.0)
     return kept if p == 1 else kept * (1 / (1 - p))
+
+
+def drawn(shape: tuple[int, ...], p: float) -> torch.Tensor:
+    """Bools that are true with probability p, by torch's generator."""
+    if torch.compiler.is_compiling():
+        return torch.ops.emu.drawn(shape, p)
+    return torch.empty(shape, dtype=torch.bool).bernoulli_(p)
 
 
 def feature_dropout(input, p=0.5, training=True):
