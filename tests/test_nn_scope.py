@@ -1,6 +1,7 @@
 """`fixed_scope`: unmodified models on the hardware, and what is computed again in backward."""
 
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -190,6 +191,78 @@ def test_a_scope_keeps_the_state_of_its_rules():
             got.append(model(inputs(seed)).tolist())
     assert got == want
     assert states(parts) == states(whole)
+
+
+class Hidden(torch.nn.Module):
+    """A model with a module that is in no list, and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.hidden = torch.nn.Linear(6, 6), [torch.nn.Linear(6, 6)]
+
+    def forward(self, x):
+        return F.relu(self.fc(self.hidden[0](x))) + x
+
+
+@pytest.mark.parametrize("made", [mlp, Hidden])
+def test_a_fresh_scope_continues_from_a_state(made, tmp_path):
+    torch.manual_seed(0)
+    model, scope = made(), emu.fixed_scope(MOVING)
+
+    def run(x):
+        y = model(x)
+        return torch.matmul(y, y.transpose(0, 1)).tolist()
+
+    with scope:
+        run(inputs(1))
+    scope.hardware.backend.step = 3
+    torch.save(scope.state_dict(), tmp_path / "scope.pt")
+    after = states(scope)
+    with scope:
+        want, end = run(inputs(2)), states(scope)
+    for other in (emu.fixed_scope(MOVING), scope):  # one that has not run, one that has
+        other.load_state_dict(torch.load(tmp_path / "scope.pt"))
+        kept = other.state_dict()
+        assert kept == torch.load(tmp_path / "scope.pt")
+        with other:
+            assert run(inputs(2)) == want
+        assert states(other) == end != after
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda state: {"fc.weight": torch.ones(1)}, "fc.weight: is no state of a scope's hardware"),
+    (lambda state: {**state, "_extra_state": {**state["_extra_state"], "schema": 9}},
+     "schema 9, this emu reads 1"),
+    (lambda state: {"fc._extra_state": {**state["fc._extra_state"], "hardware": {
+        "layers": {"": 3}}}}, "the state is damaged"),
+], ids=["parameters", "schema", "damage"])
+def test_a_scope_refuses_what_is_no_state_of_its(spoil, message):
+    scope, model = emu.fixed_scope(MOVING), Hidden()
+    with scope:
+        model(inputs(1))
+    before = scope.state_dict()
+    with pytest.raises(ValueError, match=message):
+        scope.load_state_dict(spoil(before))
+    assert scope.state_dict() == before
+
+
+def test_a_scope_refuses_other_formats():
+    scope, model = emu.fixed_scope(MOVING), Hidden()
+    with scope:
+        model(inputs(1))
+    other = emu.fixed_scope({"default": {**HARDWARE, "x": "s7f3 sat"}})
+    with pytest.raises(ValueError, match="x is s6 in the state and s7f3 in this model"):
+        other.load_state_dict(scope.state_dict())
+
+
+def test_strategies_act_in_a_scope():
+    noise = {"by_type": {"Linear": {"name": "noise_strategy", "weight": {"data_config": {
+        "pre": {"type": "uniform", "min": -1, "max": 1}}}}}}
+    scope = emu.fixed_scope(CONFIG, strategies=noise)
+    got = results(mlp(), inputs(), scope)
+    fixed = nn.fix(mlp(), CONFIG, strategies=noise)
+    assert got == results(fixed, inputs(), nullcontext())
+    assert got != results(mlp(), inputs(), emu.fixed_scope(CONFIG))
 
 
 def test_a_module_called_twice_is_one_layer():

@@ -19,12 +19,15 @@ from torch.nn.modules.module import (
 )
 from torch.utils.weak import WeakIdKeyDictionary
 
-from emu.nn import compiled, scope
+from emu.nn import compiled, scope, state
 from emu.nn.backend import Backend
 from emu.nn.config import Config
 from emu.nn.grads import outgoing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.scope import Frame, Region
+from emu.nn.strategy import Strategies
+
+FUNCTIONS = "<functions>"  # the path of those outside any module, in a state
 
 
 class FixedScope:
@@ -37,6 +40,7 @@ class FixedScope:
         self.hardware = hardware
         self._functions = Region("", (), hardware)
         self._modules = WeakIdKeyDictionary()
+        self._loaded: dict[str, dict] = {}  # of modules that have not run yet, by their paths
         self._roots = 0
         self._lock = threading.Lock()
         self._open = threading.local()
@@ -67,6 +71,49 @@ class FixedScope:
             regions = [self._functions, *self._modules.values()]
         return {site: layer for region in regions for site, layer in region.layers().items()}
 
+    def state_dict(self) -> dict[str, dict]:
+        """What the layers have chosen and drawn, under the keys that a fixed model's state has.
+
+        The parameters are the models' own. What functions outside any module have is under
+        `<functions>`.
+        """
+        with self._lock:
+            regions = self._regions()
+            found = {**self._loaded, **{path: state.saved(region, None)
+                                        for path, region in regions.items()}}
+        return {_key(path): kept for path, kept in found.items() if kept is not None}
+
+    def load_state_dict(self, state_dict: Mapping[str, dict]) -> None:
+        """Continue from what `state_dict` gave: modules are known by their paths when they run.
+
+        Raises ValueError, and changes nothing, where a key is no layer's state, or the state has
+        another schema or other formats.
+        """
+        found = {key.removesuffix(state.KEY).removesuffix("."): kept
+                 for key, kept in state_dict.items()}
+        for key, kept in state_dict.items():
+            if not key.endswith(state.KEY) or not state.is_ours(kept):
+                raise ValueError(f"{key}: is no state of a scope's hardware; load what its "
+                                 "state_dict() gave, and parameters into the model")
+        state.check([(f"{path}." if path else "", Region(path, (), self.hardware))
+                     for path in found], state_dict)
+        with self._lock:
+            self._loaded = found
+            for path, region in self._regions().items():
+                self._restore(path, region)
+        for kept in state_dict.values():  # all say the same
+            state.restore_generator(self.hardware, kept)
+
+    def _regions(self) -> dict[str, Region]:
+        return {FUNCTIONS: self._functions,
+                **{region.path: region for region in self._modules.values()}}
+
+    def _restore(self, path: str, region: Region) -> Region:
+        """The region, with the state that was loaded for its path."""
+        if path in self._loaded:
+            state.restore_layers(region, self._loaded.pop(path))
+        return region
+
     def region_of(self, module: torch.nn.Module, caller: Frame) -> Region:
         """The region of a module that is called in a frame."""
         with self._lock:
@@ -77,7 +124,9 @@ class FixedScope:
                 self._know(caller.root, self._modules[caller.root].path)
             if module not in self._modules:
                 kinds = _kinds(module)
-                self._modules[module] = caller.region.part(caller.name(kinds[0].lower()), kinds)
+                region = caller.region.part(caller.name(kinds[0].lower()), kinds)
+                region.kinds = kinds  # a state that was loaded made it without them
+                self._modules[module] = region
             return self._modules[module]
 
     def _know(self, root: torch.nn.Module, prefix: str) -> None:
@@ -85,19 +134,27 @@ class FixedScope:
         for name, module in root.named_modules():
             if module not in self._modules:
                 path = ".".join(part for part in (prefix, name) if part)
-                self._modules[module] = Region(path, _kinds(module), self.hardware)
+                self._modules[module] = self._restore(
+                    path, Region(path, _kinds(module), self.hardware))
 
 
-def fixed_scope(config: Config | Mapping | str | Path, backend: Backend | None = None
-                ) -> FixedScope:
+def fixed_scope(config: Config | Mapping | str | Path, backend: Backend | None = None,
+                strategies: Strategies | Mapping | str | Path | None = None) -> FixedScope:
     """A context in which every torch function computes on the hardware of `config`.
 
     Models stay as they are: parameters are cast where they are used, a backward pass may run
     outside. The phase of a site is that of the module that runs (`module.training`), and training
     outside modules. Fixed modules keep their own hardware. The paths of a second model that is
-    called begin with `root_1`. Keep the scope to keep the state of its rules.
+    called begin with `root_1`. Keep the scope, or its `state_dict()`, to keep the state of its
+    rules. `strategies` act on what is cast (see `emu.nn.strategy`).
     """
-    return FixedScope(Hardware(Config.parse(config), backend or Backend()))
+    return FixedScope(Hardware(Config.parse(config), backend or Backend(),
+                               Strategies.parse(strategies)))
+
+
+def _key(path: str) -> str:
+    """Where the state of what is at a path is in a state_dict."""
+    return f"{path}.{state.KEY}" if path else state.KEY
 
 
 def _kinds(module: torch.nn.Module) -> tuple[str, ...]:

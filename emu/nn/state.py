@@ -18,7 +18,7 @@ import torch
 from emu.engine import narrowed
 from emu.kind import AnyCast
 from emu.nn import border
-from emu.nn.layer import Layer
+from emu.nn.layer import Hardware, Layer
 from emu.nn.scope import Region
 from emu.number import Cast, Format, Overflow
 from emu.rule import Rule
@@ -141,8 +141,18 @@ def make_layers(region: Region, state: dict) -> None:
 
 def restore(region: Region, state: dict) -> None:
     """Bring a region's hardware to a state that `check` took."""
-    backend = region.hardware.backend
+    restore_generator(region.hardware, state)
+    restore_layers(region, state)
+
+
+def restore_generator(hardware: Hardware, state: dict) -> None:
+    """Bring the random draws to those of a state."""
+    backend = hardware.backend
     backend.seed, backend.step = state["generator"]["seed"], state["generator"]["step"]
+
+
+def restore_layers(region: Region, state: dict) -> None:
+    """Bring a region's layers to a state, and no more of its hardware."""
     _restore_parts(region, state["hardware"])
 
 
