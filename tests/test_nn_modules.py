@@ -286,6 +286,38 @@ def test_outputs_are_on_the_grid_of_y():
     assert all((8 * value).is_integer() for value in flat(floats(Grid([0])) + y.tolist()))
 
 
+@pytest.mark.parametrize("lazy", [lambda: torch.nn.LazyConv2d(3, 3), torch.nn.LazyBatchNorm2d])
+def test_a_module_without_a_shape_is_refused_until_it_has_one(lazy):
+    model, x = torch.nn.Sequential(torch.nn.ReLU(), lazy()), torch.ones(2, 2, 4, 4)
+    with pytest.raises(ValueError, match=r"layer '1': a Lazy\w+ has no shape yet; run the float"):
+        nn.fix(model, {"default": HARDWARE})
+    assert type(model[0]) is torch.nn.ReLU
+    model(x)
+    nn.fix(model, {"default": HARDWARE})(x).sum().backward()
+
+
+def test_a_container_has_no_layer_of_its_own():
+    model = nn.fix(torch.nn.Sequential(torch.nn.Linear(2, 2)), {"default": HARDWARE})
+    assert hasattr(model[0], "layer")
+    assert not hasattr(model, "layer")
+
+
+def test_an_input_of_another_shape_is_refused_by_name():
+    model = nn.fix(torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Flatten(),
+                                       torch.nn.Linear(12, 2)), {"default": HARDWARE})
+    with pytest.raises(ValueError, match="layer '0': forward: 3 input channels and w"):
+        model(torch.ones(1, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"layer '2': forward: .* inner sizes 27 and 12"):
+        model(torch.ones(1, 2, 5, 5))
+
+
+def test_a_batch_norm_that_float32_does_not_hold_says_which_cast_helps():
+    wide = {**HARDWARE, "w": "s16f12 sat", "b": "s16f12 sat", "y": None}
+    model = nn.fix(torch.nn.BatchNorm1d(3), {"default": wide})
+    with pytest.raises(ValueError, match=r"give the layer a narrower cast y, or use model\.double"):
+        model(torch.rand(4, 3))
+
+
 def test_a_model_that_fix_refuses_is_as_it_was():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     with torch.no_grad():

@@ -75,40 +75,40 @@ class Backend:
         """(M, K) @ (K, N) -> accumulator codes."""
         # Of x.T @ error, the gradient of a weight, the transposed one is wanted.
         order = "F" if a.flags.f_contiguous and not b.flags.f_contiguous else "C"
-        return _named(place, engine.matmul, a, b, mac, bias, order=order)
+        return _sited(place, engine.matmul, a, b, mac, bias, order=order)
 
     def conv2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry) -> np.ndarray:
         """x (N, C, H, W), w (O, C/groups, KH, KW) -> accumulator codes."""
-        return _named(place, engine.conv2d, x, w, mac, bias, **geometry)
+        return _sited(place, engine.conv2d, x, w, mac, bias, **geometry)
 
     def conv2d_grad_input(self, place: Place, error, w, mac: MacSpec, size, **geometry
                           ) -> np.ndarray:
         """error (N, O, OH, OW) -> accumulator codes (N, C, *size)."""
-        return _named(place, engine.conv2d_grad_input, error, w, mac, size, **geometry)
+        return _sited(place, engine.conv2d_grad_input, error, w, mac, size, **geometry)
 
     def conv2d_grad_weight(self, place: Place, x, error, mac: MacSpec, kernel, **geometry
                            ) -> np.ndarray:
         """x (N, C, H, W), error (N, O, OH, OW) -> accumulator codes (O, C/groups, *kernel)."""
-        return _named(place, engine.conv2d_grad_weight, x, error, mac, kernel, **geometry)
+        return _sited(place, engine.conv2d_grad_weight, x, error, mac, kernel, **geometry)
 
     def conv_transpose2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry
                          ) -> np.ndarray:
         """x (N, C, H, W), w (C, O/groups, KH, KW) -> accumulator codes."""
-        return _named(place, engine.conv_transpose2d, x, w, mac, bias, **geometry)
+        return _sited(place, engine.conv_transpose2d, x, w, mac, bias, **geometry)
 
     def adder2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry) -> np.ndarray:
         """x (N, C, H, W), w (O, C/groups, KH, KW) of one grid -> accumulator codes."""
-        return _named(place, engine.adder2d, x, w, mac, bias, **geometry)
+        return _sited(place, engine.adder2d, x, w, mac, bias, **geometry)
 
     def adder2d_grad_input(self, place: Place, x, w, error, mac: MacSpec, limit: int, **geometry
                            ) -> np.ndarray:
         """error (N, O, OH, OW) -> accumulator codes of the shape of x."""
-        return _named(place, engine.adder2d_grad_input, x, w, error, mac, limit, **geometry)
+        return _sited(place, engine.adder2d_grad_input, x, w, error, mac, limit, **geometry)
 
     def adder2d_grad_weight(self, place: Place, x, w, error, mac: MacSpec, **geometry
                             ) -> np.ndarray:
         """error (N, O, OH, OW) -> accumulator codes of the shape of w."""
-        return _named(place, engine.adder2d_grad_weight, x, w, error, mac, **geometry)
+        return _sited(place, engine.adder2d_grad_weight, x, w, error, mac, **geometry)
 
     def lookup(self, place: Place, x, table: Table) -> np.ndarray:
         """The entries of a table for codes x of its input."""
@@ -191,6 +191,14 @@ def _named(place: Place, operation, *args, **kwargs):
         return operation(*args, **kwargs)
     with engine.named(f"{place.site}.{place.name}", place.axis):
         return operation(*args, **kwargs)
+
+
+def _sited(place: Place, operation, *args, **kwargs):
+    """As `_named`; a ValueError, which is about shapes, names the layer."""
+    try:
+        return _named(place, operation, *args, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"layer {place.site!r}: {place.name}: {error}") from None
 
 
 def _holding(codes: np.ndarray, frac: int) -> Format:

@@ -65,13 +65,14 @@ def carries(form: Format, dtype: torch.dtype) -> bool:
 
 
 def check_carrier(form: Format, dtype: torch.dtype, name: str) -> None:
-    """Raise ValueError unless `dtype` carries `form`."""
+    """Raise ValueError unless `dtype` carries `form`; a `name` that ends in y is an output."""
     if carries(form, dtype):
         return
     bits, exponents = CARRIERS[dtype]
     magnitude = form.width - form.signed
     if magnitude > bits:
         raise ValueError(f"{name}: {form} has {magnitude} magnitude bits, {dtype} carries {bits}; "
+                         + ("give the layer a narrower cast y, or " if name.endswith(".y") else "")
                          + ("use model.double() and float64 inputs" if dtype == torch.float32
                             else "use a narrower format"))
     raise ValueError(f"{name}: {form} has frac {form.frac}, {dtype} carries "

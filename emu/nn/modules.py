@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from emu.nn import compiled, sites, state
 from emu.nn.adder import Adder2d, SEConv2d
@@ -74,8 +75,12 @@ class FixedModule(torch.nn.Module):
 
     @_Yielding
     def layer(self) -> Layer:
-        """The hardware of the module's own operation and parameters."""
-        return self._emu_region.parts[""]
+        """The hardware of the module's own operation and parameters, which containers lack."""
+        found = self._emu_region.parts.get("")
+        if found is None:
+            raise AttributeError(f"{type(self).__name__} is no operation: emu.nn.layers(model) has "
+                                 "those of its parts")
+        return found
 
     def forward(self, *args, **kwargs):
         return _in_scope(self, super().forward, args, kwargs)
@@ -313,7 +318,13 @@ def reconfigure(model: torch.nn.Module, config: Config | Mapping | str | Path) -
 
 
 def _region(path: str, module: torch.nn.Module, cls: type, hardware: Hardware) -> Region:
-    """The region of a module, with the layer of its own operation and parameters."""
+    """The region of a module, with the layer of its own operation and parameters.
+
+    Raises ValueError for a lazy module, which becomes another class and draws its parameters.
+    """
+    if isinstance(module, LazyModuleMixin):
+        raise ValueError(f"layer {path!r}: a {type(module).__name__} has no shape yet; run the "
+                         "float model on an input first")
     region = Region(path, tuple(base.__name__ for base in cls.__mro__), hardware,
                     module._parameters, names=getattr(cls, "threshold_names", None))
     site = sites.site_of(path, module, cls)
