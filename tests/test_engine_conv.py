@@ -14,6 +14,8 @@ from path_cases import expected
 from strategies import macs
 
 from emu import MacSpec, engine, reference
+from emu.engine import run
+from emu.engine.kernels import gemm, jit
 
 PAIR = tuple[int, int]
 SAT = MacSpec.parse("{a: s4, b: s4, acc: s7 sat}")
@@ -188,6 +190,30 @@ def test_the_planes_agree_with_im2col_by_every_path():
         conv_cases.compare(np.random.default_rng([2, case]), taken, active)
     assert {*conv_cases.PASSES, *expected()} - {"int_mm"} <= {*taken}
     assert all(active[which] > 50 for which in conv_cases.PASSES), active
+
+
+@pytest.mark.parametrize("text", ["acc: s20", "acc: s16 sat, block: 3", "acc: s40 sat, lanes: 3",
+                                  "acc: s20 sat, block: 4"])
+def test_no_kernel_reads_beyond_its_operands(text, monkeypatch):
+    """All that a kernel reads of a row of k is inside the array, the fill of its last tile too."""
+    met = []
+
+    def launch(kernel, additions, *arguments):
+        if kernel is gemm.tracked or kernel in gemm.KERNELS.values():
+            x, off, c = arguments[1:4]
+            met.append(off.min() >= 0 and off.max() + c.shape[1] <= x.size)
+        return jit.launch(kernel, additions, *arguments)
+
+    monkeypatch.setattr(run, "launch", launch)
+    mac, rng = MacSpec.parse(f"{{a: s8, b: s8, {text}}}"), np.random.default_rng(0)
+    wide = {"x": (13, 1, 1, 5), "w": (2, 1, 1, 5), "error": (13, 2, 1, 1), "geometry": {}}
+    for layer in [wide, *(conv_cases.drawn_layer(rng) for _ in range(100))]:
+        codes = {name: rng.integers(-128, 128, layer[name], np.int8)
+                 for name in ("x", "w", "error")}
+        for which, names in zip(conv_cases.PASSES, (("x", "w"), ("error", "w"), ("x", "error")),
+                                strict=True):
+            conv_cases.call(which, mac, layer, [codes[name] for name in names], None)
+    assert len(met) > 300 and all(met)
 
 
 def test_an_error_that_no_tap_reaches_is_not_read():
