@@ -177,7 +177,20 @@ def test_an_exact_product_is_taken(monkeypatch):
     assert engine.offer_int_mm(exact) and paths.external == {"int_mm": exact}
 
 
-@pytest.mark.parametrize("wrong", [first_raised, second_raised, seven_bits])
+def in_22_bits(a, b):
+    return np.clip(exact(a, b), -(2**21), 2**21 - 1)
+
+
+def in_float32(a, b):
+    return (a.astype(np.float32) @ b.astype(np.float32)).astype(np.int32)
+
+
+def as_if_by_rows(a, b):
+    return exact(*(x.ravel("K").reshape(x.shape) for x in (a, b)))
+
+
+@pytest.mark.parametrize("wrong", [first_raised, second_raised, seven_bits, in_22_bits,
+                                   in_float32, as_if_by_rows])
 def test_a_wrong_product_is_refused(wrong, monkeypatch):
     small = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
     assert np.array_equal(wrong(small, small), exact(small, small))  # most operands do not show it

@@ -33,11 +33,12 @@ def offer_int_mm(function) -> bool:
     It must take matrices that lie by columns as well.
 
     `torch._int_mm` is silently wrong where the CPU adds pairs of u8 * s8 products in 16 bits (no
-    AVX-512 VNNI): operands that would show it, and random ones, are compared with integers.
+    AVX-512 VNNI): operands that would show it, sums that float32 does not hold, and random ones
+    are compared with integers.
     """
     generator = np.random.default_rng(0)
-    worst = [(np.full((33, 260), a, np.int8), np.full((260, 65), b, np.int8))
-             for a in (-128, 127) for b in (-128, 127)]
+    worst = [(np.full((m, k), a, np.int8), np.full((k, n), b, np.int8)) for m, k, n in
+             ((33, 260, 65), (3, 1100, 5)) for a in (-128, 127) for b in (-128, 127)]
     drawn = [tuple(generator.integers(-128, 128, shape).astype(np.int8)
                    for shape in ((m, k), (k, n))) for m, k, n in ((64, 256, 64), (1, 7, 3))]
     exact = all(np.array_equal(function(a, b), a.astype(np.int64) @ b.astype(np.int64))
