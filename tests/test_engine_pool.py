@@ -388,7 +388,7 @@ def test_what_cannot_be_divided_exactly_is_refused(x, divisor, frac, to, message
 
 @pytest.mark.parametrize(("x", "window", "message"), [
     (np.ones((3, 3), int), (2, 1, 2), r"padding \(2, 2\): at most half the kernel \(2, 2\)"),
-    (np.ones((3, 3), int), (4,), r"the output would be \(0, 0\); needs at least 1 x 1"),
+    (np.ones((3, 3), int), (4,), r"the output would be \(0, 0\); both need at least 1 x 1"),
     (np.ones((3, 3), int), (0,), "kernel 0: needs a whole number, or two, of at least 1"),
     (np.ones((3, 3), int), (2, 0), "stride 0: needs a whole number, or two, of at least 1"),
     (np.ones(3, int), (2,), r"x: shape \(3,\) has no planes"),

@@ -43,9 +43,9 @@ class Geometry:
         out = tuple(min(-(-(s + 2 * p - d * (k - 1) - 1) // t) + 1, (s + p - 1) // t + 1) if ceil
                     else (s + 2 * p - d * (k - 1) - 1) // t + 1 for s, k, t, p, d in
                     zip(size, kernel, self.stride, self.padding, self.dilation, strict=True))
-        if min(out) < 1:
+        if min(*out, *kernel) < 1:
             raise ValueError(f"kernel {kernel} dilated by {self.dilation} on {size} padded by "
-                             f"{self.padding}: the output would be {out}; needs at least 1 x 1")
+                             f"{self.padding}: the output would be {out}; both need at least 1 x 1")
         return out
 
     def check_error(self, error: tuple, size: tuple, w: tuple) -> None:
