@@ -14,6 +14,7 @@ import numpy as np
 from emu.engine.arrays import bounds, ready
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.planes import lay, lay_pixels
+from emu.engine.operands import Stored
 
 
 class Axis:
@@ -122,10 +123,10 @@ class Shifted:
         """The operands as a matrix (K, count)."""
         return self.source.flat(np.int64, 0)[self.off[:, None] + np.arange(self.count)]
 
-    def stored(self, dtype, multiple: int, flip: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
-        """(flat codes - flip, where each row starts, columns): whole multiples of columns."""
-        width = -(-self.count // multiple) * multiple
-        return self.source.flat(dtype, flip), self.off, width
+    def stored(self, dtype, columns: int, flip: int = 0) -> Stored:
+        """codes - flip in tiles of so many columns."""
+        width = -(-self.count // columns) * columns
+        return Stored(self.source.flat(dtype, flip), self.off, width, columns)
 
 
 class Pixels:

@@ -8,15 +8,14 @@ from emu.engine.arrays import ready
 from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import GROUP, REPLAY, ROWS, Rails
-from emu.engine.kernels.vector import DOUBLE
-from emu.engine.operands import STORED
+from emu.engine.kernels.vector import DOUBLE, I16, I32
+from emu.engine.operands import INT8, STORED, block_sums
 from emu.engine.paths import BLOCK, Facts, Problem, external
 
 RISKY = 0.25  # of the vectors in the first rows: from here on stepping all is faster than replay
 ELEMENTS = {"step16": np.int16, "step32": np.int32, "step64f": np.float64, "step64": np.int64,
             "pairs": np.int32, "quads": np.int32, "sum32": np.int32, "sum64f": np.float64,
             "sum64": np.int64}
-INT8 = np.dtype(np.int8)
 
 
 class Sums(NamedTuple):
@@ -36,30 +35,30 @@ def compute(p: Problem, path: str) -> Sums:
         return _tracked(p)
     lane = gemm.LANES[path]
     dtype = ELEMENTS[path.split("_")[0]]
-    scale = {"step16": 16 - facts.width, "step64f_range": 1}.get(path, 0)
-    middle = facts.lo + facts.hi if path == "step64f_range" else 0  # twice that of the rails
+    scale = {"native": 16 - facts.width, "range": 1}.get(lane.step, 0)
+    middle = facts.lo + facts.hi if lane.step == "range" else 0  # twice that of the rails
     lanes = 1 if lane.step == "none" else p.mac.lanes
     quads = lane.product == "quads"
     a = p.rows.packed(lane, dtype, lanes, facts.up + scale)
-    x, off, width = p.columns.stored(STORED.get(lane.product) or STORED[dtype], lane.columns,
-                                     facts.flip if quads else 0)
+    x, off, width, pitch = p.columns.stored(_stored(lane, facts), lane.columns,
+                                            facts.flip if quads else 0)
     # The kernel of quads sees codes + 128.
-    first = p.rows.sums(a) * np.int32(-128) if quads and not facts.flip else None
-    if middle:
-        first = np.full(a.shape[0] * ROWS, -middle)
-    c = begin(p, a, first, scale, width, dtype)
+    lacks = p.rows.sums(a) * np.int32(-128) if quads and not facts.flip else -middle
+    first, c, held = begin(p, a, lacks, scale, width, np.int64 if lane.elem == DOUBLE else dtype)
     rails = Rails(facts.lo, facts.hi - facts.lo if lane.step == "range" else facts.hi,
                   *facts.constants, facts.drop, lanes if lane.step != "none"
-                  else max(a.shape[1], 1))
-    launch(gemm.KERNELS[path], p.work, a, x, filled(off, a.shape[1] * lane.word), c, rails)
-    if lane.elem == DOUBLE:
-        c = c.astype(np.int64)
-        c += middle
-    if lane.step == "none":
-        return fit(c, facts)
-    if scale:
-        c >>= scale
-    return Sums(c, 0)
+                  else max(a.shape[1], 1), scale, middle, pitch, held)
+    launch(gemm.KERNELS[path], p.work, a, x, filled(off, a.shape[1] * lane.word), first, c, rails)
+    return fit(c, facts) if lane.step == "none" else Sums(c, 0)
+
+
+def _stored(lane, facts: Facts):
+    """The dtype of the codes of x in memory."""
+    if lane.product in STORED:
+        return STORED[lane.product]
+    if lane.elem in (I16, I32):
+        return np.int16 if lane.elem == I16 else np.int32
+    return np.int32 if facts.within(32) else np.int64
 
 
 def _matrix(codes: np.ndarray) -> np.ndarray:
@@ -73,18 +72,24 @@ def _matrix(codes: np.ndarray) -> np.ndarray:
     return ready(codes, np.int8).reshape(-1).reshape(codes.shape)
 
 
-def begin(p: Problem, a: np.ndarray, first: np.ndarray | None, scale: int, width: int, dtype
-          ) -> np.ndarray:
-    """The start values << scale in whole tiles, on top of what each row has `first`."""
-    shape = a.shape[0] * ROWS, width
-    if first is None:
-        c = np.zeros(shape, dtype)
-    else:
-        c = np.empty(shape, dtype)
-        c[...] = first[:, None]
-    if p.start is not None:
-        c[:p.rows.codes.shape[0], :p.columns.count] += (p.start << scale).astype(dtype)
-    return c
+def begin(p: Problem, a: np.ndarray, lacks, scale: int, width: int, dtype
+          ) -> tuple[np.ndarray, np.ndarray, int]:
+    """(what each row starts from, room for the codes in whole tiles, whether that holds starts).
+
+    The start values << scale, on top of what the rows lack. Fresh memory costs a fault for each of
+    its pages: nothing is written here that the kernel need not read.
+    """
+    first, c = np.empty(a.shape[0] * ROWS, dtype), np.empty((a.shape[0] * ROWS, width), dtype)
+    first[...] = lacks
+    if p.start is None:
+        return first, c, 0
+    start, m = (p.start << scale).astype(dtype), p.rows.codes.shape[0]
+    if start.shape[1:] == (1,):
+        first[:m] += start[:, 0]
+        return first, c, 0
+    c[...] = first[:, None]
+    c[:m, :p.columns.count] += start
+    return first, c, 1
 
 
 def filled(off: np.ndarray, k: int) -> np.ndarray:
@@ -101,35 +106,34 @@ def _tracked(p: Problem) -> Sums:
     lane, words = gemm.TRACKED, BLOCK // gemm.TRACKED.word
     facts = p.facts
     a = p.rows.packed(lane, np.int32, words, facts.up)
-    x, off, width = p.columns.stored(np.int8, lane.columns, facts.flip)
-    sums = np.empty((a.shape[0], a.shape[1] // words, ROWS), np.int32)
-    norms = np.empty(a.shape[0] * ROWS, np.int64)
-    launch(gemm.block_sums, a.size // 4, a.view(np.int8), words, sums, norms)
+    x, off, width, pitch = p.columns.stored(np.int8, lane.columns, facts.flip)
+    sums, norms = block_sums(a, a.shape[1] // words)
     sums *= np.int32(0 if facts.flip else -128)  # the kernel sees codes + 128
     largest = max(-facts.b_bounds[0], facts.b_bounds[1])
     margin = np.minimum((norms * largest + 1) // 2, facts.hi - facts.lo).astype(np.int32)
-    c = begin(p, a, None, 0, width, np.int32)
-    risk = np.zeros((a.shape[0] * ROWS, width // GROUP), np.int8)
-    rails = Rails(facts.lo, facts.hi, 0, 0, 0, 0, words)
-    first = 1 + a.shape[0] // 16  # row tiles that tell how the others will fare
+    first, c, held = begin(p, a, 0, 0, width, np.int32)
+    risk = np.empty((a.shape[0] * ROWS, width // GROUP), np.int8)
+    rails = Rails(facts.lo, facts.hi, 0, 0, 0, 0, words, 0, 0, pitch, held)
+    sample = 1 + a.shape[0] // 16  # row tiles that tell how the others will fare
     all_off = filled(off, a.shape[1] * lane.word)
-    watched = (a, x, all_off, c, sums, margin, risk)
-    launch(gemm.tracked, p.work, *watched, 0, first, rails)
-    if risk[:first * ROWS].mean() > RISKY:
+    watched = (a, x, all_off, first, c, sums, margin, risk)
+    launch(gemm.tracked, p.work * sample // a.shape[0], *watched, 0, sample, rails)
+    if risk[:sample * ROWS].mean() > RISKY:
         return compute(p, "step32_vnni")
-    launch(gemm.tracked, p.work, *watched, first, a.shape[0], rails)
+    launch(gemm.tracked, p.work, *watched, sample, a.shape[0], rails)
     rows, groups = np.nonzero(risk[:p.rows.codes.shape[0]])
     if rows.size:
-        again = begin(p, a, None, 0, width, np.int32).reshape(c.shape[0], -1, GROUP)
-        c.reshape(again.shape)[rows, groups] = again[rows, groups]
+        if held:  # the sums are written over their start values
+            again = begin(p, a, 0, 0, width, np.int32)[1].reshape(c.shape[0], -1, GROUP)
+            c.reshape(again.shape)[rows, groups] = again[rows, groups]
         # Fill up with the last vector: it is then stepped twice in one call, which reads all its
         # start values before it writes.
         fill = -rows.size % REPLAY
         rows, groups = (np.concatenate([at, np.broadcast_to(at[-1:], fill)])
                         for at in (rows, groups))
         a = p.rows.packed(gemm.REPLAYED, np.int32, p.mac.lanes, facts.up)
-        launch(gemm.replay, rows.size * GROUP * off.size // 8, a, x, filled(off, a.shape[1]), c,
-               rows, groups * GROUP, facts.flip, rails._replace(lanes=p.mac.lanes))
+        launch(gemm.replay, rows.size * GROUP * off.size // 8, a, x, filled(off, a.shape[1]),
+               first, c, rows, groups, facts.flip, rails._replace(lanes=p.mac.lanes))
     return Sums(c, 0)
 
 
