@@ -14,6 +14,7 @@ from emu.cosim.places import rtl_sources
 from emu.golden import read_manifest
 from emu.kind import ClosedCast
 from emu.lab import train as lab
+from emu.lab.parts import Parts
 from emu.lab.rtl import RtlBackend
 from emu.lab.run import WEIGHTS
 from emu.nn.backend import Backend, Place
@@ -47,19 +48,12 @@ def trained(tmp_path_factory):
 
 
 def wageubn():
-    """The same net with the casts of WAGEUBN: flagged errors, gradients of a constant last bit
-    rounded with dither, and weights that move by the exact sum of momentum and gradient."""
-    wide = {"acc": "s40 sat"}
-    update = {"weight": "s24f23 sat", "momentum": "s13f12 ties_even sat", "grad": "s15f14 sat",
-              "lr": "u10f9 ties_even", "mu": "u3f2", "direction": "s17f14"}
-    default = {"x": "u8 auto:max ties_even sat", "w": "s8f7 ties_even sat_sym",
-               "b": "s16f14 ties_even sat", "error": "flag s8 auto:shift ties_even sat_sym",
-               "grad_w": "s8 auto:shift=f14 stochastic8 sat_sym", "grad_b": "s15f14 ties_even sat",
-               "forward": wide, "grad_input": wide, "grad_weight": wide, "grad_bias": wide,
-               "update": update, "mask": "all"}
-    return recipe("digits-cnn-int8", training__epochs=1, training__batch=720, record_batch=2,
-                  monitor=0, network=NETWORK, hardware__default=default, training__lr=26 / 512,
-                  training__momentum=0.75)
+    """The same under WAGEUBN, with batch norm and the loss by tables: in integers throughout."""
+    network = {"conv1": {"Conv2d": {"out_channels": 3, "kernel_size": 3, "bias": False}},
+               "norm1": "BatchNorm2d", "relu1": "ReLU", "act1": "Activation",
+               "flatten": "Flatten", "fc": {"Linear": {"out_features": 10}}}
+    return recipe("digits-cnn-wageubn-full8", training__epochs=1, training__batch=720,
+                  record_batch=2, monitor=0, network=network)
 
 
 def test_a_wageubn_step_is_recorded_and_passes_through_the_verilog(tmp_path):
@@ -70,13 +64,21 @@ def test_a_wageubn_step_is_recorded_and_passes_through_the_verilog(tmp_path):
     assert {file.name for file in by_unit["flag_quantizer"]} >= {
         "flag_quantizer/conv1.error.hex", "flag_quantizer/fc.error.hex"}
     assert {file.name for file in by_unit["sgd_update"]} == {
-        f"sgd_update/{layer}.update.{name}.hex" for layer in ("conv1", "fc")
-        for name in ("weight", "bias")}
+        f"sgd_update/{layer}.update.{name}.hex" for layer in ("conv1", "norm1", "fc")
+        for name in ("weight", "bias") if (layer, name) != ("conv1", "bias")}
+    assert {file.name for file in by_unit["mac"]} >= {f"mac/norm1.{name}.hex" for name in (
+        "forward.sum", "forward.squares", "forward.centred", "forward.y", "running.mean",
+        "grad_input.sum", "grad_input.products", "grad_input.inner", "grad_input.grad_x")}
+    assert {file.made["value_i"] for file in files if file.made} == {
+        "sum / n", "(n * squares - sum^2) / n^2", "(n * squares - sum^2) / (n^2 - n)",
+        "sqrt(var + eps_var)", "(x - mean) / divisor", "gamma / divisor",
+        "old + momentum * (new - old): 69 bits, and mac.v adds 62"}
     assert all(file.parameters["EXACT"] for file in by_unit["sgd_update"])
     assert "lfsr/conv1.grad_w.hex" in {file.name for file in by_unit["lfsr"]}
     coarse = {line[3][0] for file in by_unit["flag_quantizer"] for line in file.lines()}
     assert coarse == {"0", "1"}  # both sizes of errors are there
-    wrong = {"flag_quantizer/fc.error": 4, "sgd_update/fc.update.weight": 7}
+    wrong = {"flag_quantizer/fc.error": 4, "sgd_update/fc.update.weight": 7,
+             "mac/norm1.forward.y": 6, "quantizer/norm1.forward.xhat": 3}
     for name, column in wrong.items():
         flip_bit(tmp_path / "step", f"{name}.hex", 5, column)
     report = replay_arrays(tmp_path / "step", "cxxrtl")
@@ -224,7 +226,7 @@ def test_updates_in_one_unit_are_the_engines(text, monkeypatch):
         assert mine.dtype == theirs.dtype and np.array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("operation", ["divide", "lookup", "softmax", "batch_norm", "square_sum",
+@pytest.mark.parametrize("operation", ["lookup_grad", "adder2d", "clip", "square_sum",
                                        "buffered_sgd", "conv_transpose2d"])
 def test_what_no_module_does_is_refused(operation):
     with pytest.raises(ValueError, match=rf"^fc\.x: no module of hw/rtl does {operation}; train"):
@@ -234,4 +236,5 @@ def test_what_no_module_does_is_refused(operation):
 def test_nothing_of_the_engine_is_inherited():
     public = {name for name, method in vars(Backend).items()
               if callable(method) and not name.startswith("_")}
-    assert public - vars(RtlBackend).keys() == {"end_step", "loads", "quantize"}
+    own = vars(RtlBackend).keys() | vars(Parts).keys()
+    assert public - own == {"end_step", "loads", "quantize", "lookup", "softmax"}

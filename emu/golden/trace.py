@@ -55,6 +55,7 @@ class CastTrace:
     results: Sequence[int]
     rand: Sequence[int] | None = None  # the stochastic operand of each element
     loads: Sequence[int] | None = None  # what its 16 LFSRs were loaded with
+    made: str | None = None  # the formula of codes that no unit computes
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _write_cast(writer: VectorWriter, trace: CastTrace) -> None:
         _write_draws(writer, trace)
     unit = _cast_unit(trace)
     writer.add(f"{unit.module}/{trace.name}.hex", unit, [("step", _cast_lines(trace, unit))],
-               loads=None if trace.loads is None else list(trace.loads))
+               loads=None if trace.loads is None else list(trace.loads),
+               made=None if trace.made is None else {"value_i": trace.made})
 
 
 def _cast_unit(trace: CastTrace) -> Unit:
@@ -315,13 +317,16 @@ def _reference_cast(writer: VectorWriter, name: str, found: _Codes, to: Cast, ra
     return _Codes(results, to.format)
 
 
-def exact_mac(a: Format, b: Format, addend: Format) -> tuple[MacSpec, int]:
-    """A MAC that adds one product to an addend and loses nothing; the addend's left shift."""
-    finer = max(a.frac + b.frac, addend.frac)
-    zeros, align = finer - a.frac - b.frac, finer - addend.frac
+def exact_mac(a: Format, b: Format, addend: Format | None = None) -> tuple[MacSpec, int]:
+    """A MAC that adds one product to an addend and loses nothing; the addend's left shift.
+
+    Raises ValueError where no accumulator holds the sum.
+    """
+    finer = a.frac + b.frac if addend is None else max(a.frac + b.frac, addend.frac)
+    zeros, align = finer - a.frac - b.frac, 0 if addend is None else finer - addend.frac
     corners = [x * y << zeros for x in (a.lo, a.hi) for y in (b.lo, b.hi)]
-    total = Format.holding(min(corners) + (addend.lo << align),
-                           max(corners) + (addend.hi << align), zeros)
+    low, high = (0, 0) if addend is None else (addend.lo << align, addend.hi << align)
+    total = Format.holding(min(corners) + low, max(corners) + high, zeros)
     # the bias is a code of the accumulator: signed where the addend is
     acc = Cast(Format(max(total.width, 2), zeros, total.signed))
     return MacSpec(a.with_frac(0), b.with_frac(0), acc, Cast(Format(64, zeros))), align

@@ -40,6 +40,7 @@ class VectorFile:
     seed: int | None = None
     loads: list[int] | None = None  # what the LFSRs of a stochastic operand were loaded with
     axes: dict[str, list] | None = None  # [name, size] of "sums" and "terms", slowest first
+    made: dict[str, str] | None = None  # input -> the formula of what no unit computes
 
     def lines(self) -> Iterator[list[str]]:
         """The hex fields of each line."""
@@ -65,7 +66,7 @@ class VectorWriter:
 
     def add(self, name: str, unit: Unit, classes: Iterable[tuple[str, Iterable[Record]]],
             seed: int | None = None, loads: list[int] | None = None,
-            axes: dict[str, list] | None = None) -> None:
+            axes: dict[str, list] | None = None, made: dict[str, str] | None = None) -> None:
         """Write one file; its records come class by class and are never held together."""
         path = self.folder / name
         if any(entry["file"] == name for entry in self.entries):
@@ -86,7 +87,8 @@ class VectorWriter:
         entry = {"file": name, "unit": unit.module, "spec": unit.spec,
                  "parameters": unit.parameters, "fields": [_field_entry(f) for f in unit.fields],
                  "latency": unit.latency, "cases": lines, "classes": ranges, "seed": seed,
-                 "oracle": "reference", "loads": loads, "axes": axes, "sha256": digest.hexdigest()}
+                 "oracle": "reference", "loads": loads, "axes": axes, "made": made,
+                 "sha256": digest.hexdigest()}
         self.entries.append({key: value for key, value in entry.items() if value is not None})
         if self.progress:
             self.progress(name, len(self.entries))
@@ -211,8 +213,8 @@ def check_replaceable(out: Path) -> None:
 
 
 def _replace(out: Path, fresh: Path, old: Path) -> None:
-    if not out.exists():
-        fresh.rename(out)
+    if not out.exists() or not any(out.iterdir()):
+        fresh.rename(out)  # an empty folder gives way
         return
     _keep_foreign_files(out, fresh)
     out.rename(old)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from emu import engine, reference
 from emu.golden import BufferTrace, CastTrace, MacTrace, UpdateTrace
 from emu.kind import ClosedCast
+from emu.lab.parts import PARTED, Parts
 from emu.nn.backend import Backend, Place
 from emu.number import Cast, Rounding
 
 
-class Recorder(Backend):
-    """Computes as `Backend` does, and keeps a trace of each operation in `traces`."""
+class Recorder(Parts):
+    """Computes as `Backend` does, and keeps a trace of each operation in `traces`.
+
+    What `Parts` takes apart is kept part by part.
+    """
 
     def __init__(self, backend: Backend):
         super().__init__(backend.seed)
         self.step = backend.step
         self.traces: list[BufferTrace | CastTrace | MacTrace | UpdateTrace] = []
-        self._names: dict[str, int] = {}
+        self._names: dict[tuple[str, str], int] = {}
 
     def cast(self, place, codes, form, to):
         if isinstance(to, ClosedCast):
@@ -26,13 +32,19 @@ class Recorder(Backend):
                              "RTL unit does; use sat_sym to record it")
         rand, loads = self._drawn(place, codes.shape, to)
         found = super().cast(place, codes, form, to)
-        self.traces.append(CastTrace(self._name(place), form, to, _list(codes), _list(found.codes),
-                                     rand, loads))
+        self.traces.append(CastTrace(self._name(place, "cast"), form, to, _list(codes),
+                                     _list(found.codes), rand, loads))
         return found
 
-    def divide(self, place, codes, divisor, form, to):
-        raise ValueError(f"{place.site}.{place.name}: divides by an area that is no power of two, "
-                         "and no RTL unit divides; use a window of a power of two to record it")
+    def made(self, place, what, codes, form, to):
+        found = self.cast(place, codes, form, to)
+        self.traces[-1] = replace(self.traces[-1], made=what)
+        return found
+
+    def dots(self, place, a, b, mac, bias=None):
+        out = (a * b).sum(1) << mac.product.format.frac
+        out = out if bias is None else out + bias
+        return self._keep(place, mac, zip(a.tolist(), b.tolist(), strict=True), bias, out)
 
     def matmul(self, place, a, b, mac, bias=None):
         out = super().matmul(place, a, b, mac, bias)
@@ -70,7 +82,7 @@ class Recorder(Backend):
                 place.part(name), weight.shape, getattr(spec, name))
         found = super().sgd(place, weight, momentum, grad, lr, mu, spec, decay)
         self.traces.append(UpdateTrace(
-            self._name(place), spec, lr, mu, _list(weight), _list(momentum), _list(grad),
+            self._name(place, "update"), spec, lr, mu, _list(weight), _list(momentum), _list(grad),
             _list(found.weight), _list(found.momentum), decay=decay, **drawn))
         return found
 
@@ -78,7 +90,7 @@ class Recorder(Backend):
         rand, loads = self._drawn(place.part("step"), weight.shape, spec.weight)
         found = super().buffered_sgd(place, weight, buffer, grad, shift, spec)
         self.traces.append(BufferTrace(
-            self._name(place), spec, shift, _list(weight), _list(buffer), _list(grad),
+            self._name(place, "update"), spec, shift, _list(weight), _list(buffer), _list(grad),
             _list(found.weight), _list(found.buffer), rand, loads))
         return found
 
@@ -97,14 +109,14 @@ class Recorder(Backend):
         if sums:
             axes = {"sums": [list(axis) for axis in zip(sums, out.shape, strict=True)],
                     "terms": [list(axis) for axis in taps]}
-        self.traces.append(MacTrace(self._name(place), mac, terms,
+        self.traces.append(MacTrace(self._name(place, "mac"), mac, terms,
                                     None if bias is None else _list(bias), _list(out), axes))
         return out
 
-    def _name(self, place: Place) -> str:
-        """The trace's name; a later call of the same operation is numbered."""
+    def _name(self, place: Place, kind: str) -> str:
+        """The trace's name; a later call of the same kind of operation is numbered."""
         name = f"{place.site}.{place.name}"
-        calls = self._names[name] = self._names.get(name, 0) + 1
+        calls = self._names[kind, name] = self._names.get((kind, name), 0) + 1
         return name if calls == 1 else f"{name}.{calls}"
 
     def _drawn(self, place: Place, shape: tuple, to: Cast) -> tuple[list | None, list | None]:
@@ -113,6 +125,26 @@ class Recorder(Backend):
             return None, None
         loads = self.loads(place)
         return _list(engine.random_operands(shape, to.rand_bits, loads)), _list(loads)
+
+
+def _compared(operation: str):
+    """The operation in parts, which ValueError says are not what the engine makes of the whole."""
+    def both(self, place: Place, *given):
+        whole = Backend(self.seed)
+        whole.step = self.step
+        whole.calls.update(self.calls)
+        wanted = getattr(whole, operation)(place, *given)
+        found = getattr(Parts, operation)(self, place, *given)
+        if not all(map(np.array_equal, found, wanted)):
+            raise ValueError(f"{place.site}.{place.name}: the parts of {operation} are not what "
+                             "the engine makes of it")
+        return found
+
+    return both
+
+
+for _name in PARTED:
+    setattr(Recorder, _name, _compared(_name))
 
 
 def _taps(name: str, channels: int, kernel: tuple[int, int], block: int) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from emu.golden.trace import exact_mac
 from emu.golden.units import QuantizerSpec, lfsr_unit, mac_unit, quantizer_parameters
 from emu.golden.update import is_whole, update_parameters
 from emu.kind import AnyCast, FlagCast
+from emu.lab.parts import PARTED, Parts
 from emu.nn.backend import Backend, Place
 from emu.number import Cast, Format
 from emu.spec import MacSpec
@@ -23,14 +24,17 @@ from emu.update import UpdateSpec
 COMPILED = "cxxrtl"  # the engine of co-simulation
 GRAIN = 32  # shifts of a quantizer come in steps of so many, so that a few serve all binary points
 ALIGN = 64  # the most zeros that QuantizerSpec appends
-INHERITED = ("end_step", "loads", "quantize")  # which compute nothing, but for `cast`
+INHERITED = ("end_step", "loads", "quantize",  # which compute nothing, but for `cast`
+             *PARTED,  # in parts, which are here
+             "lookup", "softmax")  # tables, whose entries the model has
 DROP = 240  # no cast of 64 bits drops more with another result
 
 
-class RtlBackend(Backend):
+class RtlBackend(Parts):
     """`Backend` with mac_array, mac, quantizer and lfsr of hw/rtl in the place of the engine.
 
-    Only data moves in Python. Refuses what no module of hw/rtl does.
+    In Python data moves, and the model makes what no unit does: the quotients and roots of `Parts`,
+    and the entries of tables. Refuses everything else that no module of hw/rtl does.
     """
 
     def cast(self, place, codes, form, to):
@@ -50,6 +54,9 @@ class RtlBackend(Backend):
     def conv2d_grad_weight(self, place, x, error, mac, kernel, **geometry):
         g = Geometry(**geometry)
         return _groups(im2col.conv2d_grad_weight(x, error, g, tuple(kernel)), mac)
+
+    def dots(self, place, a, b, mac, bias=None):
+        return _dots(a, b, mac, 0 if bias is None else bias)
 
     def sgd(self, place, weight, momentum, grad, lr, mu, spec, decay=0):
         if is_whole(spec):
@@ -152,6 +159,17 @@ def _product(a: np.ndarray, b: np.ndarray, mac: MacSpec, bias) -> np.ndarray:
     return whole[:rows, :cols]
 
 
+def _dots(a: np.ndarray, b: np.ndarray, mac: MacSpec, bias: np.ndarray | int) -> np.ndarray:
+    """The dot product of each row of a (M, K) with that of b, one transaction of a mac each."""
+    unit, first = mac_unit(mac), np.zeros(a.shape, np.int64)
+    first[:, 0] = 1
+    start = np.broadcast_to(np.reshape(bias, (-1, 1)), a.shape)
+    sums = cosim.run(unit.module, unit.parameters, {
+        "load_i": first.reshape(-1), "last_i": first[:, ::-1].reshape(-1), "a_i": a.reshape(-1),
+        "b_i": b.reshape(-1), "bias_i": start.reshape(-1)}, COMPILED)["acc_o"]
+    return sums.reshape(a.shape)[:, -1]
+
+
 def _padded(codes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     out = np.zeros(shape, np.int64)
     out[:codes.shape[0], :codes.shape[1]] = codes
@@ -178,10 +196,8 @@ def _update_sum(spec: UpdateSpec, name: str, tensors: dict, constants: dict
         if sign < 0:  # the negated codes need one bit more
             to = Format(to.width + 1, to.frac)
         mac, align = exact_mac(held, to, form)
-        unit, flat = mac_unit(mac), operand.reshape(-1).astype(np.int64)
-        one = np.ones(flat.size, np.int64)
-        codes = cosim.run(unit.module, unit.parameters, {
-            "load_i": one, "last_i": one, "a_i": flat, "b_i": sign * constants[constant] * one,
-            "bias_i": codes.reshape(-1).astype(np.int64) << align}, COMPILED)["acc_o"]
+        flat = operand.reshape(-1, 1).astype(np.int64)
+        codes = _dots(flat, np.full_like(flat, sign * constants[constant]), mac,
+                      codes.reshape(-1).astype(np.int64) << align)
         form = mac.acc.format.with_frac(held.frac + to.frac + mac.product.format.frac)
     return codes.reshape(tensors["grad"][0].shape), form.frac

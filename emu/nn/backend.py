@@ -138,6 +138,11 @@ class Backend:
                 for name in ("mean", "var")]
         return _named(place, engine.running_norm, mean, var, batch, momentum, spec, *rand)
 
+    def frozen_norm(self, place: Place, mean, var, spec: NormSpec
+                    ) -> tuple[np.ndarray, np.ndarray]:
+        """The running (mean, var) (C,) in the casts of a batch's."""
+        return _named(place, engine.frozen_norm, mean, var, spec)
+
     def batch_norm_grad(self, place: Place, error, xhat, var, gamma, spec: NormSpec,
                         frozen: bool, inside) -> engine.NormGrads:
         """The gradients of x, gamma and beta; those of the parameters are exact."""

@@ -128,7 +128,8 @@ class _BatchNorm(_Normed):
         spec = self._spec(layer, self.gamma.form, self.beta.form, None, self.running is not None)
         place = layer.place("forward", training)
         if self.frozen:
-            mean, self.var = engine.frozen_norm(*stored(layer, training, self.running, spec), spec)
+            mean, self.var = layer.backend.frozen_norm(
+                layer.place("frozen", training), *stored(layer, training, self.running, spec), spec)
         else:
             found = layer.backend.norm_statistics(place, self.x.codes, spec)
             mean, self.var = found.mean, found.var
