@@ -9,7 +9,9 @@ import pytest
 
 from emu.cosim import default_vectors, hardware, mutate
 from emu.cosim.netlist import Netlist
+from emu.cosim.places import rtl_sources
 from emu.cosim.solver import NoVerdict
+from emu.cosim.survivors import SELECT, unchanged
 from emu.golden import read_manifest
 from emu.golden.cases import STRENGTH, from_text
 from emu.golden.units import lfsr_records, lfsr_unit
@@ -25,7 +27,7 @@ def scores():
 
 def test_the_vectors_notice_what_they_must(scores):
     counts = mutate.strength(scores)
-    assert counts.keys() == mutate.BARS.keys()
+    assert set(counts) == {"quantizer", "mac", "lfsr"}
     for unit, count in counts.items():
         assert count["mutants"] >= 400
         assert mutate.share(count) >= mutate.BARS[unit], unit
@@ -69,11 +71,48 @@ def test_gates_are_changed_as_operations_are(tmp_path, monkeypatch):
     def undecided(*_):
         raise NoVerdict("bitwuzla gave no verdict in 120 s")
 
-    monkeypatch.setattr(mutate, "first_failure", undecided)
+    monkeypatch.setattr(mutate, "unchanged", undecided)
     score, = mutate.mutate(weak, [gates])  # what is not proved to be no change counts against them
     assert {gap.difference for gap in score.gaps} == {
         "it may be no change: bitwuzla gave no verdict in 120 s"}
     assert score.killed + len(score.gaps) == 40
+
+
+def test_proofs_that_a_mutant_is_no_change_are_right_for_all_inputs():
+    design = mutate.Design(from_text("s3f2 -> s2f0 sat"), 40, {"ROUNDING_PORT": 1}, gates=True)
+    _, netlist = mutate.changed(design, rtl_sources((), "quantizer"))
+    wires = [(name, i) for name, bits in netlist.inputs.items() if name != "mutsel"
+             for i in range(len(bits))]
+    count = 1 << len(wires)
+    ones = (1 << count) - 1
+    inputs = {name: [0] * len(bits) for name, bits in netlist.inputs.items()}
+    for period, (name, i) in enumerate(wires):  # simulation n has bit `period` of n on this wire
+        inputs[name][i] = ones // ((1 << (1 << period)) + 1) << (1 << period)
+    answers = []
+    for mutant in range(41):
+        inputs["mutsel"] = [ones * (mutant >> bit & 1) for bit in range(SELECT)]
+        answers.append(netlist.step(inputs, [], ones))
+    same = [mutant for mutant in range(1, 41) if answers[mutant] == answers[0]]
+    assert same == [mutant for mutant in range(1, 41) if unchanged(netlist, mutant)]
+    assert 0 < len(same) < 20
+
+
+def test_both_proofs_that_a_mutant_is_no_change_agree(monkeypatch):
+    """That it does what the unit does, and that it does what the spec says."""
+    gates = dataclasses.replace(LFSR, gates=True)
+    score, = mutate.mutate(default_vectors(), [gates])
+    monkeypatch.setattr(mutate, "unchanged", lambda *_: False)
+    again, = mutate.mutate(default_vectors(), [gates])
+    assert score.equivalent == again.equivalent and score.equivalent
+
+
+@pytest.mark.parametrize("spec", [
+    "s7f4 -> flag s2f1 to_neg sat",
+    "{weight: s6f9 sat_zero, momentum: s5f7 wrap, grad: s4f3, lr: u2f1, mu: u2f2}"])
+def test_any_unit_of_the_vectors_can_be_changed(monkeypatch, spec):
+    monkeypatch.setattr(mutate, "EACH", 15)
+    score, = mutate.mutate(default_vectors(), mutate.designs([spec]))
+    assert score.killed + len(score.equivalent) + len(score.gaps) == 15 and score.killed >= 10
 
 
 def test_a_wrong_unit_fails_before_any_mutant(tmp_path):
@@ -123,7 +162,7 @@ def test_update_writes_cases_and_figures_into_the_data(tmp_path, monkeypatch):
     monkeypatch.setattr(mutate, "STRENGTH", data)
     monkeypatch.setattr("emu.golden.cases.STRENGTH", data)
     monkeypatch.setattr(mutate, "designs",
-                        lambda gates: [mutate.Design(from_text("lfsr16"), 30, {})])
+                        lambda gates=False: [mutate.Design(from_text("lfsr16"), 30, {})])
     monkeypatch.setattr(mutate, "write_vectors", lambda folder: None)
     scores = mutate.update(default_vectors())
     kept = json.loads(data.read_text())

@@ -15,12 +15,14 @@ class Script:
 
     def __init__(self):
         self.lines: list[str] = []
+        self.names: dict[tuple[str, str], str] = {}
 
     def define(self, sort: str, expression: str) -> str:
         """Name an expression, so that it is written once however often it is used."""
-        name = f"t{len(self.lines)}"
-        self.lines.append(f"(define-fun {name} () {sort} {expression})")
-        return name
+        if (sort, expression) not in self.names:
+            name = self.names[sort, expression] = f"t{len(self.lines)}"
+            self.lines.append(f"(define-fun {name} () {sort} {expression})")
+        return self.names[sort, expression]
 
     def number(self, expression: str, width: int, signed: bool) -> Number:
         """The number that `width` bits hold."""
@@ -31,6 +33,12 @@ class Script:
     def truth(self, expression: str) -> Truth:
         """A condition."""
         return Truth(self, self.define("Bool", expression))
+
+    def free(self) -> Truth:
+        """A condition that may hold or not."""
+        name = f"t{len(self.lines)}"
+        self.lines.append(f"(declare-const {name} Bool)")
+        return Truth(self, name)
 
 
 class Number:
@@ -92,7 +100,7 @@ class Number:
 
 
 class Truth:
-    """A condition; Python must not branch on it."""
+    """A condition, or a wire, which is one that is high; Python must not branch on it."""
 
     __hash__ = None
 
@@ -103,17 +111,24 @@ class Truth:
         raise TypeError("a formula branches on a solver's condition; use pick")
 
     def __and__(self, other):
-        if isinstance(other, bool):
-            return self if other else False
+        if isinstance(other, int):
+            return self if other else other
         return self.script.truth(f"(and {self.name} {other.name})")
 
     def __or__(self, other):
-        if isinstance(other, bool):
-            return True if other else self
+        if isinstance(other, int):
+            return other if other else self
         return self.script.truth(f"(or {self.name} {other.name})")
+
+    def __xor__(self, other):
+        if isinstance(other, int):
+            return self.script.truth(f"(not {self.name})") if other else self
+        return self.script.truth(f"(xor {self.name} {other.name})") \
+            if self.name != other.name else False
 
     def __rand__(self, other): return self & other
     def __ror__(self, other): return self | other
+    def __rxor__(self, other): return self ^ other
 
     def pick(self, yes, no):
         """`yes` where this holds, else `no`, both numbers."""

@@ -1,4 +1,7 @@
-"""Which mutants of a unit, all in one netlist behind a selector, no vector notices."""
+"""Which mutants of a unit, all in one netlist behind a selector, are like the unchanged unit.
+
+They may be so for all vectors, which are replayed on many mutants at once, or for all inputs.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from random import Random
 
 from emu.cosim.netlist import Netlist
 from emu.cosim.ports import PROTOCOLS
+from emu.cosim.smt import Script, Truth
+from emu.cosim.solver import SECONDS, satisfiable
 from emu.golden.vectors import VectorFile
 from emu.number import Rounding
 
@@ -20,6 +25,30 @@ def survivors(netlist: Netlist, files: Sequence[VectorFile], mutants: int) -> li
     return (_transactions if len(netlist.registers) else _records)(netlist, files, mutants)
 
 
+def unchanged(netlist: Netlist, mutant: int, seconds: int = SECONDS) -> bool:
+    """Whether a mutant does in every clock, from any state of its registers, what the unit does.
+
+    Where both have the same gates they are the same terms, so a solver sees the change alone.
+    Raises NoVerdict.
+    """
+    script = Script()
+    inputs = {name: [script.free() for _ in bits] for name, bits in netlist.inputs.items()}
+    state = [script.free() for _ in netlist.registers]
+    (plain, kept), (changed, left) = (
+        netlist.step({**inputs, "mutsel": _bits(which, SELECT, 1)}, state, 1)
+        for which in (0, mutant))
+    differs = 0
+    for name in plain:
+        for x, y in zip(plain[name], changed[name], strict=True):
+            differs = differs | (x ^ y)
+    for x, y in zip(kept, left, strict=True):
+        differs = differs | (x ^ y)
+    if not isinstance(differs, Truth):
+        return not differs
+    text = "\n".join(["(set-logic QF_BV)", *script.lines, f"(assert {differs.name})", ""])
+    return not satisfiable([text], "bitwuzla", seconds)[0]
+
+
 def _bits(value: int, width: int, ones: int) -> list[int]:
     """A number on the wires of a port, the same in every simulation."""
     return [ones if value >> i & 1 else 0 for i in range(width)]
@@ -30,18 +59,19 @@ def _records(netlist: Netlist, files: Sequence[VectorFile], mutants: int) -> lis
 
     The modes that no number stands for count as TO_NEG, so its lines are replayed with them too.
     """
-    columns: dict[str, list[int]] = {"rounding_i": []}
+    columns: dict[str, list[int]] = {}
     for file in files:
-        mode = file.parameters["ROUNDING"]
+        mode = file.parameters.get("ROUNDING")
         for rounding in (mode, 12, 13, 14, 15) if mode == Rounding.TO_NEG else (mode,):
             for line in file.lines():
-                columns["rounding_i"].append(rounding)
+                columns.setdefault("rounding_i", []).append(rounding)
                 for field, digits in zip(file.fields, line, strict=True):
                     columns.setdefault(field.name, []).append(int(digits, 16))
     count = len(columns["rounding_i"])
     ones = (1 << count) - 1
     ports = {**netlist.inputs, **netlist.outputs}
-    packed = {name: _transposed(values, len(ports[name])) for name, values in columns.items()}
+    packed = {name: _transposed(values, len(ports[name])) for name, values in columns.items()
+              if name in ports}
     inputs = {name: packed[name] for name in netlist.inputs if name != "mutsel"}
     survivors = []
     for mutant in range(mutants + 1):
