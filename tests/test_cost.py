@@ -41,6 +41,15 @@ def test_more_hardware_costs_more():
     assert plain.gates < rounding.gates < saturating.gates
 
 
+def test_flagged_casts_and_updates_have_a_cost(monkeypatch):
+    monkeypatch.setattr(costs, "DEVICE_LUTS", 1)  # nothing is placed
+    flagged, update = (cost(from_text(text), (1,)) for text in (
+        "s6f4 -> flag s3f2 ties_even sat",
+        "{weight: s4f3 sat, momentum: s4f3 sat, grad: s3f3, lr: u1f1, mu: u1f1}"))
+    assert flagged.flops == update.flops == 0
+    assert flagged.luts > 10 and update.luts > 10 and 20 < flagged.gates < update.gates
+
+
 def test_the_same_again_and_then_kept(tmp_path, monkeypatch):
     first = cost(from_text(SMALL), (1,))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))

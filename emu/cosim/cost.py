@@ -71,12 +71,13 @@ def _harness(unit: Unit) -> str:
     inputs = {field.name: field.width for field in unit.fields if field.dir == "in"}
     outputs = {field.name: field.width for field in unit.fields if field.dir == "out"}
     tied = {}
-    if unit.module == "quantizer":
-        tied = {"shift_i": f"8'd{unit.source.shift}", "rounding_i": "4'd0"}
+    if unit.module in ("quantizer", "flag_quantizer"):
+        flagged = unit.module == "flag_quantizer"
+        shift = (unit.source.coarse if flagged else unit.source).shift
+        tied = {"shift_i": f"8'd{shift}", **({} if flagged else {"rounding_i": "4'd0"})}
         if not unit.source.cast.rand_bits:
             tied["rand_i"] = "1'b0"
-    else:
-        protocol = PROTOCOLS[unit.module]
+    elif protocol := PROTOCOLS[unit.module]:
         tied["clk_i"] = "clk"
         inputs |= dict.fromkeys(("rst_ni", "en_i", protocol.taken), 1)
         outputs[protocol.step] = 1
