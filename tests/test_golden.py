@@ -231,6 +231,7 @@ def test_a_missing_file_is_refused(small):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda data: data.update(schema=2), "schema 2 is newer than 1.*update emu"),
+    (lambda data: data.update(contract=2), "contract 2 has other golden bits than 1.* again"),
     (lambda data: data["files"][0].pop("fields"), "not a manifest of schema 1 .*fields"),
     (lambda data: data["files"][0].update(colour="red"), "not a manifest of schema 1 .*colour"),
     (lambda data: data.pop("schema"), "not a manifest of schema 1"),

@@ -129,6 +129,9 @@ def read_manifest(path: Path) -> Manifest:
         if data["schema"] > SCHEMA:
             raise ValueError(f"{path}: schema {data['schema']} is newer than {SCHEMA}, the newest "
                              "this emu reads; update emu")
+        if data["contract"] != CONTRACT:
+            raise ValueError(f"{path}: contract {data['contract']} has other golden bits than "
+                             f"{CONTRACT}, that of this emu; write the set again")
         files = tuple(_vector_file(path.parent, entry) for entry in data["files"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a manifest of schema {SCHEMA} ({error!r}); "
