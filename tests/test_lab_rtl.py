@@ -233,6 +233,14 @@ def test_what_no_module_does_is_refused(operation):
         getattr(RtlBackend(), operation)(PLACE, None, spec=None)
 
 
+def test_a_layer_that_no_module_computes_is_refused_by_its_name(tmp_path):
+    network = {"conv1": {"Adder2d": {"out_channels": 3, "kernel_size": 3}}, "flatten": "Flatten",
+               "fc": {"Linear": {"out_features": 10}}}
+    rows = recipe("digits-cnn-int8", training__epochs=1, monitor=0, network=network)
+    with pytest.raises(ValueError, match=r"^conv1\.forward: no module of hw/rtl does adder2d; "):
+        lab.train(rows, tmp_path / "run", computes=RtlBackend)
+
+
 def test_nothing_of_the_engine_is_inherited():
     public = {name for name, method in vars(Backend).items()
               if callable(method) and not name.startswith("_")}

@@ -41,7 +41,8 @@ def train(
         help="changes of the recipe's hardware, as YAML: '{default: {w: s4f3 ties_even sat}}'")
     ] = "",
     backend: Annotated[Computes, typer.Option(
-        help="rtl: every sum, cast and draw in the compiled Verilog, watched by nobody")
+        help="rtl: every product of matrices, cast, draw and update in the compiled Verilog, "
+        "watched by nobody; an operation that no module does is refused")
     ] = Computes.engine,
 ) -> None:
     """Train a network with every sum in integer codes."""

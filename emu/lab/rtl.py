@@ -1,4 +1,4 @@
-"""A backend that computes in the compiled Verilog: every sum, cast, draw and update of a model."""
+"""A backend that computes in the compiled Verilog: every MAC, cast, draw and update of a model."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ DROP = 240  # no cast of 64 bits drops more with another result
 class RtlBackend(Parts):
     """`Backend` with mac_array, mac, quantizer and lfsr of hw/rtl in the place of the engine.
 
-    In Python data moves, and the model makes what no unit does: the quotients and roots of `Parts`,
-    and the entries of tables. Refuses everything else that no module of hw/rtl does.
+    In Python data moves, and so do the exact sums that are no operation of a backend: of average
+    pooling's windows, of tensors added and of gradients that meet; their casts come here. The model
+    makes what no unit does: the quotients and roots of `Parts`, and the entries of tables. Refuses
+    every other operation that no module of hw/rtl does.
     """
 
     def cast(self, place, codes, form, to):
