@@ -122,6 +122,20 @@ def test_sums_beyond_32_bits_saturate_and_do_not_wrap(weight, grad):
         check(spec, state, factor, factor, [0] * 8, [0] * 8)
 
 
+@given(st.data(), updates(16) | updates(24) | updates(31))
+def test_an_update_agrees_at_the_ends_of_the_narrow_lanes_and_beyond(data, spec):
+    lr, mu = (data.draw(codes(cast.format)) for cast in (spec.lr, spec.mu))
+    ends = engine.update._near(spec, lr, mu).tolist()
+    near = [state for state in product(*ends) if ends[0][0] <= 0]
+    forms = [getattr(spec, name).format for name in ("weight", "momentum", "grad")]
+    beyond = [[min(max(code + (code > 0) - (code < 0), form.lo), form.hi)
+               for code, form in zip(state, forms, strict=True)] for state in near]
+    for states in near, beyond:
+        state = np.array(states, np.int64).reshape(-1, 3).T
+        rands = [data.draw(operands(cast, len(states))) for cast in (spec.momentum, spec.weight)]
+        check(spec, list(state), lr, mu, *rands)
+
+
 @given(st.data(), buffers() | buffers(20) | buffers(31), st.integers(0, 99))
 def test_every_update_through_a_buffer_agrees(data, case, seed):
     spec, shift = case

@@ -17,6 +17,9 @@ from emu.number import Cast, Format
 from emu.spec import MacSpec
 from emu.update import BufferSpec, UpdateSpec
 
+SHORT = np.empty(0, np.int32)  # the narrow lane, by its dtype
+HALF = (1 << 30) - 1  # two addends up to this have a sum in that lane
+
 
 class Updated(NamedTuple):
     """New codes, and how many of each were outside their range."""
@@ -57,7 +60,8 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
              for name in spec.sums]
     step = Step(constants["lr"], constants["mu"], *plan.ups)
     if plan.parts is None:
-        return Updated(*_run(sgd_lanes, spec, state, plan.lane, step, *plan.casts, *drawn))
+        return Updated(*_run(sgd_lanes, spec, state, plan.lane, _near(spec, step.lr, step.mu),
+                             SHORT, step, *plan.casts, *drawn))
     casts = plan.casts
     if spec.nesterov is None:
         casts, drawn = (casts[0], *casts), (drawn[0], *drawn)  # of no use
@@ -91,6 +95,26 @@ def _plan(spec: UpdateSpec) -> _Plan:
                  tuple(casts.values()),
                  _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items())),
                  ("lr", "mu", *(name for name in ("decay", "shrink") if getattr(spec, name))))
+
+
+@functools.lru_cache(1 << 8)
+def _near(spec: UpdateSpec, lr: int, mu: int) -> np.ndarray:
+    """Ends (3, 2) of weights, momenta and gradients between which int32 lanes are exact.
+
+    Each addend of a sum is at most HALF. A rounded momentum is at most its sum without what is
+    dropped, plus 1, and is fitted towards 0 as its format is signed.
+    """
+    plan = _plan(spec)
+    (grad_up, momentum_up, weight_up, move_up), to_momentum = plan.ups, plan.casts[0]
+    grad_up, momentum_up = grad_up + to_momentum.up, momentum_up + to_momentum.up
+    if (max(grad_up, momentum_up, weight_up, move_up) > 30 or not spec.momentum.format.signed
+            or any(lane_for(c, 0) != SHORT.dtype for c in plan.casts)):
+        return np.array([(1, 0)] * 3)  # no code is between them
+    moved = (HALF >> move_up) // abs(lr) if lr else HALF
+    addend = max(min(HALF, moved - 1 << to_momentum.drop >> 1), 0)
+    reach = HALF >> weight_up, (addend >> momentum_up) // max(abs(mu), 1), addend >> grad_up
+    return np.array([(max(low, -most), min(high, most)) for (low, high), most in zip(
+        _ends(spec, ("weight", "momentum", "grad")), reach, strict=True)])
 
 
 def _constant(spec: UpdateSpec, name: str, code: int) -> int:

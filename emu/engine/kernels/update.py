@@ -86,20 +86,27 @@ def sgd_chunk(weight, momentum, grad, rails, step, to_momentum, to_weight, rand_
 
 
 @kernel(parallel=True)
-def sgd_lanes(weight, momentum, grad, bounds, rails, step, to_momentum, to_weight, rand_m,
-              rand_w, new_weight, new_momentum):
+def sgd_lanes(weight, momentum, grad, bounds, rails, near, short, step, to_momentum, to_weight,
+              rand_m, rand_w, new_weight, new_momentum):
     """The update of flat arrays whose codes are in `bounds` (3, 2), else of no use.
 
-    Returns how many weights and momenta were outside, and whether all codes were in bounds.
+    In the bounds `near`, which are within those, the lanes of `short` are exact too. Returns how
+    many weights and momenta were outside, and whether all codes were in bounds.
     """
     outside_w, outside_m, strays = 0, 0, 0
     for k in prange((weight.size + CHUNK - 1) // CHUNK):
         a, b = k * CHUNK, min(weight.size, (k + 1) * CHUNK)
-        strays += (stray(weight[a:b], bounds[0]) or stray(momentum[a:b], bounds[1])
-                   or stray(grad[a:b], bounds[2]))
-        found = sgd_chunk(weight[a:b], momentum[a:b], grad[a:b], rails, step, to_momentum,
-                          to_weight, rand_m[a:b], rand_w[a:b], new_weight[a:b],
-                          new_momentum[a:b])
+        if not (stray(weight[a:b], near[0]) or stray(momentum[a:b], near[1])
+                or stray(grad[a:b], near[2])):
+            found = sgd_chunk(weight[a:b], momentum[a:b], grad[a:b], short, step, to_momentum,
+                              to_weight, rand_m[a:b], rand_w[a:b], new_weight[a:b],
+                              new_momentum[a:b])
+        else:
+            strays += (stray(weight[a:b], bounds[0]) or stray(momentum[a:b], bounds[1])
+                       or stray(grad[a:b], bounds[2]))
+            found = sgd_chunk(weight[a:b], momentum[a:b], grad[a:b], rails, step, to_momentum,
+                              to_weight, rand_m[a:b], rand_w[a:b], new_weight[a:b],
+                              new_momentum[a:b])
         outside_w += found[0]
         outside_m += found[1]
     return outside_w, outside_m, strays == 0
