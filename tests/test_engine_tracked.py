@@ -133,6 +133,16 @@ def test_an_excursion_inside_a_block_is_found(sign, bias, height, at_risk, first
     assert (got[40] == want).all() and (got[np.arange(80) != 40] == bias).all()
 
 
+def test_half_a_norm_is_a_whole_number(tracked):
+    """Up by 511 and down by 512: no prefix exceeds 511, although half the norm is 511.5."""
+    a = np.zeros((80, 48), int)
+    a[40] = excursion(511, 1, 48, 16)
+    a[40, 31] -= 1
+    got, risk, _ = tracked(MacSpec.parse("{a: s8, b: s8, acc: s10 sat}"), a,
+                           np.ones((48, GROUP), int))
+    assert not risk.any() and (got[40] == -1).all()
+
+
 @pytest.mark.parametrize("column", range(0, GROUP + 3))
 @pytest.mark.parametrize("row", [8, 15, 16, 47])
 def test_one_output_alone_is_found(row, column, tracked):

@@ -110,7 +110,7 @@ def _tracked(p: Problem) -> Sums:
     sums, norms = block_sums(a, a.shape[1] // words)
     sums *= np.int32(0 if facts.flip else -128)  # the kernel sees codes + 128
     largest = max(-facts.b_bounds[0], facts.b_bounds[1])
-    margin = np.minimum((norms * largest + 1) // 2, facts.hi - facts.lo).astype(np.int32)
+    margin = (norms * largest // 2).astype(np.int32)
     first, c, held = begin(p, a, 0, 0, width, np.int32)
     risk = np.empty((a.shape[0] * ROWS, width // GROUP), np.int8)
     rails = Rails(facts.lo, facts.hi, 0, 0, 0, 0, words, 0, 0, pitch, held)
