@@ -17,7 +17,7 @@ LAYERS = [  # channels in and out, output size, stride, how often
     (32, 64, 8, 2, 1), (64, 64, 8, 1, 5)]
 FORWARD = {  # name: (MAC, at least so many times as fast, forced path)
     "W = 16, saturating": ("{a: s8, b: s8, acc: s16 sat}", 0.85, None),
-    "W = 20, saturating": ("{a: s8, b: s8, acc: s20 sat}", 0.5, "step32_vnni"),
+    "W = 20, saturating": ("{a: s8, b: s8, acc: s20 sat}", 0.5, "step32_native"),
     "W = 20, tracked": ("{a: s8, b: s8, acc: s20 sat}", None, "tracked"),
     "W = 20, wrap": ("{a: s8, b: s8, acc: s20}", 1.5, None)}
 GRADIENT = MacSpec.parse("{a: s8, b: s8, acc: s24 sat}")
@@ -41,8 +41,8 @@ def layer(rng, inputs, outputs, size, stride) -> tuple[dict, dict]:
         return lambda: emu.cast(emu.conv2d(x, w, mac, path=path, **geometry), 0, Y)
 
     def backward():
-        emu.conv2d_grad_input(e, w, GRADIENT, x.shape[2:], path="step32_vnni", **geometry)
-        emu.conv2d_grad_weight(x, e, GRADIENT, 3, path="step32_vnni", **geometry)
+        emu.conv2d_grad_input(e, w, GRADIENT, x.shape[2:], path="step32_native", **geometry)
+        emu.conv2d_grad_weight(x, e, GRADIENT, 3, path="step32_native", **geometry)
 
     rest = [0], [stride] * 2, [1] * 2, [1] * 2, False, [0, 0], 1, [True, True, False]
     return ({"torch conv2d": lambda: conv2d(fx, fw, stride=stride, padding=1)} | {

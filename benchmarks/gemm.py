@@ -15,7 +15,8 @@ from emu import MacSpec
 
 SPECS = {  # name: (MAC, what it is compared with, at least so many times as fast, forced path)
     "W = 16, saturating": ("{a: s8, b: s8, acc: s16 sat}", "mm", 0.9, None),
-    "W = 24, saturating": ("{a: s8, b: s8, acc: s24 sat}", "mm", 0.55, "step32_vnni"),
+    "W = 24, saturating": ("{a: s8, b: s8, acc: s24 sat}", "mm", 0.55, "step32_native"),
+    "W = 24, rails -hi to hi": ("{a: s8, b: s8, acc: s24 sat_sym}", "mm", 0.55, "step32_vnni"),
     "W = 24, portable kernel": ("{a: s8, b: s8, acc: s24 sat}", "mm", None, "step32"),
     "W = 20, tracked": ("{a: s8, b: s8, acc: s20 sat}", "mm", 1.5, "tracked"),
     "W = 52, saturating": ("{a: s8, b: s8, acc: s52 sat}", "mm", 0.25, "step64f_range"),

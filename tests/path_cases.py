@@ -19,7 +19,8 @@ from emu.engine.run import compute
 
 MODES = [mode for mode in Rounding if mode != Rounding.STOCHASTIC]
 CONSTANT = [Rounding.TO_NEG, Rounding.TO_POS, Rounding.TIES_NEG, Rounding.TIES_POS]
-VNNI = {"quads", "pairs", "step32_vnni", "step32_vnni_drop", "step64f_range", "tracked", "int_mm"}
+VNNI = {"quads", "pairs", "step32_native", "step32_vnni", "step32_vnni_drop", "step64f_range",
+        "tracked", "int_mm"}
 SHORT, LONG = [0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 100], [16, 17, 31, 32, 33, 48, 64, 100, 150]
 
 

@@ -305,6 +305,7 @@ def test_no_terms_do_not_fit_the_start_value():
 
 @pytest.mark.parametrize(("text", "path"), [
     ("acc: s20 sat", "step32"), ("acc: s20 sat", "tracked"), ("acc: s20 sat", "step32_vnni"),
+    ("acc: s20 sat", "step32_native"),
     ("acc: s32", "quads"), ("acc: s32", "pairs"), ("acc: s32", "sum32"), ("acc: s32", "int_mm"),
     ("acc: s45", "sum64f"), ("acc: s45", "sum64"), ("acc: s45 sat", "step64f"),
     ("acc: s45 sat", "step64f_range"),

@@ -44,8 +44,8 @@ class Matrix:
         """The rows of k from `first` to before `last`."""
         return Matrix(self.codes[first:last])
 
-    def stored(self, dtype, columns: int, flip: int = 0) -> Stored:
-        """codes - flip in tiles of so many columns.
+    def stored(self, dtype, columns: int, flip: int = 0, up: int = 0) -> Stored:
+        """(codes - flip) << up in tiles of so many columns.
 
         Of every row a tile reads a few codes. Rows that are a power of two apart share few sets of
         a cache, which codes of four bytes and more would outgrow: they lie tile by tile.
@@ -66,7 +66,8 @@ class Matrix:
         else:
             flat = np.zeros((self.depth, width), dtype)
             flat[:, :self.count] = codes
-        return Stored(flat.reshape(-1), np.arange(0, self.depth * width, width), width, columns)
+        return Stored((flat << up if up else flat).reshape(-1),
+                      np.arange(0, self.depth * width, width), width, columns)
 
 
 class Rows:

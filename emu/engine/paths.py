@@ -116,6 +116,19 @@ class Facts:
         return all(-limit <= low and high < limit for low, high in (self.a_bounds, self.b_bounds))
 
     @cached_property
+    def room(self) -> tuple[int, int]:
+        """How many zeros can be appended to the codes of a, and of x, in 16 bits."""
+        return tuple(15 - max(~low, high).bit_length()
+                     for low, high in (self.a_bounds, self.b_bounds))
+
+    @cached_property
+    def native(self) -> bool:
+        """Whether the rails are those of an int32 once zeros are appended to the operands."""
+        return (self.mac.acc.overflow == Overflow.SAT and self.mac.acc.format.signed
+                and self.mac.lanes == 1 and self.drop == 0 and self.within(16)
+                and 0 <= 32 - self.width <= sum(self.room))
+
+    @cached_property
     def flip(self) -> int:
         """What is taken from unsigned 8-bit codes of x to store them as int8."""
         return 128 if self.b_bounds[0] >= 0 and self.b_bounds[1] > 127 else 0
@@ -132,9 +145,14 @@ class Facts:
         return self.lo <= self.reach[0] and self.reach[1] <= self.hi
 
     @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """All candidates."""
+        return tuple(candidates(self))
+
+    @property
     def fastest(self) -> str:
         """The first candidate; "plain" where products are fitted, or where rails give zero."""
-        return next(candidates(self), "plain")
+        return self.paths[0] if self.paths else "plain"
 
 
 facts = functools.lru_cache(1 << 10)(Facts)
@@ -164,7 +182,7 @@ class Problem:
         loose = facts(self.mac, LIMITS[self.rows.codes.dtype], LIMITS[self.columns.codes.dtype],
                       *self._rest)
         found = loose.fastest if path is None else path
-        if found in CLOSER or (path and path not in candidates(loose)):
+        if found in CLOSER or (path and path not in loose.paths):
             return
         if path or found in FASTEST or found == facts(
                 self.mac, self.rows.bounds, bounds(self.columns.codes.ravel("K")[:SAMPLE]),
@@ -218,6 +236,8 @@ def candidates(p: Facts) -> Iterator[str]:
             # A rail is at most 2^30, or every product is zero, and a block's 16 add less than 2^20:
             # they cannot carry an int32 past 2^31 before it is seen outside.
             yield "tracked"
+        if has_vnni() and p.native:
+            yield "step32_native"  # as step16, in one instruction: a product of 16 bits fits int32
         if has_vnni() and fits32 and p.within(16) and p.drop == 0:
             yield "step32_vnni"
         if has_vnni() and fits32 and p.within(16) and p.drop and constant:
@@ -240,9 +260,8 @@ def choose(p: Problem, path: str | None) -> str:
     p.settle(path)
     if path is None:
         return p.facts.fastest
-    found = list(candidates(p.facts))
-    if path not in found:
+    if path not in p.facts.paths:
         raise ValueError(f"path {path!r}: not exact, or unknown, for {p.mac} with operands in "
                          f"{p.facts.a_bounds} and {p.facts.b_bounds}, K {p.columns.depth}; exact "
-                         f"here: {', '.join([*found, 'plain'])}")
+                         f"here: {', '.join([*p.facts.paths, 'plain'])}")
     return path

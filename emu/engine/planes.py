@@ -14,7 +14,7 @@ import numpy as np
 from emu.engine.arrays import bounds, ready
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.planes import lay, lay_pixels
-from emu.engine.operands import Stored
+from emu.engine.operands import INT8, Stored
 
 
 class Axis:
@@ -84,20 +84,21 @@ class Planes:
         self.x, self.layout, self.count = x, where, where.count
         self.kept = {}
 
-    def flat(self, dtype, flip: int) -> np.ndarray:
-        """All planes one after the other, codes - flip; long enough for whole tiles."""
-        key = np.dtype(dtype), flip
+    def flat(self, dtype, flip: int, up: int) -> np.ndarray:
+        """All planes one after the other, (codes - flip) << up; long enough for whole tiles."""
+        key = np.dtype(dtype), flip, up
         if key not in self.kept:
             ys, xs = self.layout.axes
             size = self.layout.channels * self.layout.plane
-            flat = np.full(len(ys.phases) * len(xs.phases) * size + xs.span + 64, -flip, dtype)
+            flat = np.full(len(ys.phases) * len(xs.phases) * size + xs.span + 64, -flip << up,
+                           dtype)
             x = ready(self.x, self.x.dtype)
             at = 0
             for y in ys.phases:
                 for z in xs.phases:
                     launch(lay, x.size // 16, x, flat[at:at + size], self.layout.row,
                            (ys.stride, xs.stride), (y - ys.before, z - xs.before),
-                           (ys.first[y], xs.first[z]), (ys.last[y], xs.last[z]), flip)
+                           (ys.first[y], xs.first[z]), (ys.last[y], xs.last[z]), flip, up)
                     at += size
             self.kept[key] = flat
         return self.kept[key]
@@ -121,12 +122,12 @@ class Shifted:
 
     def matrix(self) -> np.ndarray:
         """The operands as a matrix (K, count)."""
-        return self.source.flat(np.int64, 0)[self.off[:, None] + np.arange(self.count)]
+        return self.source.flat(np.int64, 0, 0)[self.off[:, None] + np.arange(self.count)]
 
-    def stored(self, dtype, columns: int, flip: int = 0) -> Stored:
-        """codes - flip in tiles of so many columns."""
+    def stored(self, dtype, columns: int, flip: int = 0, up: int = 0) -> Stored:
+        """(codes - flip) << up in tiles of so many columns."""
         width = -(-self.count // columns) * columns
-        return Stored(self.source.flat(dtype, flip), self.off, width, columns)
+        return Stored(self.source.flat(dtype, flip, up), self.off, width, columns)
 
 
 class Pixels:
@@ -136,14 +137,13 @@ class Pixels:
         self.x, self.size, self.before = x, size, before
         self.kept = {}
 
-    def flat(self, dtype, flip: int) -> np.ndarray:
-        """(N, *size, C), flattened; codes - flip; long enough for whole tiles."""
-        key = np.dtype(dtype), flip
+    def flat(self, dtype, flip: int, up: int) -> np.ndarray:
+        """(N, *size, C), flattened; (codes - flip) << up; long enough for whole tiles."""
+        key = np.dtype(dtype), flip, up
         if key not in self.kept:
             shape = (self.x.shape[0], *self.size, self.x.shape[1])
-            flat = np.full(int(np.prod(shape)) + 64, -flip, dtype)
-            x = self.x.astype(np.int16) - flip if flip else self.x
-            launch(lay_pixels, x.size // 4, ready(x, dtype),
-                   flat[:-64].reshape(shape), self.before)
+            flat = np.full(int(np.prod(shape)) + 64, -flip << up, dtype)
+            x = ready(self.x, INT8 if self.x.dtype == INT8 else np.int16 if flip else dtype)
+            launch(lay_pixels, x.size // 4, x, flat[:-64].reshape(shape), self.before, flip, up)
             self.kept[key] = flat
         return self.kept[key]

@@ -35,13 +35,18 @@ def compute(p: Problem, path: str) -> Sums:
         return _tracked(p)
     lane = gemm.LANES[path]
     dtype = ELEMENTS[path.split("_")[0]]
-    scale = {"native": 16 - facts.width, "range": 1}.get(lane.step, 0)
+    scale, up = 0, 0  # zeros appended to the accumulator, and of these to the codes of x
+    if lane.step == "native":
+        scale = 8 * np.dtype(dtype).itemsize - facts.width
+        up = max(scale - facts.room[0], 0)
+    elif lane.step == "range":
+        scale = 1
     middle = facts.lo + facts.hi if lane.step == "range" else 0  # twice that of the rails
     lanes = 1 if lane.step == "none" else p.mac.lanes
     quads = lane.product == "quads"
-    a = p.rows.packed(lane, dtype, lanes, facts.up + scale)
+    a = p.rows.packed(lane, dtype, lanes, facts.up + scale - up)
     x, off, width, pitch = p.columns.stored(_stored(lane, facts), lane.columns,
-                                            facts.flip if quads else 0)
+                                            facts.flip if quads else 0, up)
     # The kernel of quads sees codes + 128.
     lacks = p.rows.sums(a) * np.int32(-128) if quads and not facts.flip else -middle
     first, c, held = begin(p, a, lacks, scale, width, np.int64 if lane.elem == DOUBLE else dtype)
@@ -119,7 +124,7 @@ def _tracked(p: Problem) -> Sums:
     watched = (a, x, all_off, first, c, sums, margin, risk)
     launch(gemm.tracked, p.work * sample // a.shape[0], *watched, 0, sample, rails)
     if risk[:sample * ROWS].mean() > RISKY:
-        return compute(p, "step32_vnni")
+        return compute(p, "step32_native" if facts.native else "step32_vnni")
     launch(gemm.tracked, p.work, *watched, sample, a.shape[0], rails)
     rows, groups = np.nonzero(risk[:p.rows.codes.shape[0]])
     if rows.size:

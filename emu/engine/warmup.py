@@ -21,7 +21,8 @@ DROP = "product: s14f-3 {}, acc: {}"
 PATHS = {  # each kernel of the MAC, and hardware that it computes
     "plain": "acc: s20 sat_zero", "tracked": "acc: s17 sat",
     "step16": "acc: s16 sat", "step16_drop": DROP.format("ties_pos", "s16f-3 sat"),
-    "step32": "acc: s20 sat", "step32_round": DROP.format("ties_even", "s20f-3 sat"),
+    "step32": "acc: s20 sat", "step32_native": "acc: s20 sat",
+    "step32_round": DROP.format("ties_even", "s20f-3 sat"),
     "step32_vnni": "acc: s20 sat", "step32_vnni_drop": DROP.format("ties_pos", "s20f-3 sat"),
     "step64f": "acc: s40 sat", "step64f_range": "acc: s40 sat", "step64": "acc: s60 sat",
     "step64_round": DROP.format("ties_even", "s60f-3 sat"),
@@ -29,7 +30,8 @@ PATHS = {  # each kernel of the MAC, and hardware that it computes
     "sum64": "acc: s60", "sum32_round": DROP.format("ties_even", "s20f-3"),
     "sum64_round": DROP.format("ties_even", "s60f-3"),
 }
-VNNI = {"tracked", "step64f_range", "step32_vnni", "step32_vnni_drop", "quads", "pairs"}
+VNNI = {"tracked", "step64f_range", "step32_native", "step32_vnni", "step32_vnni_drop", "quads",
+        "pairs"}
 
 
 A, B, X, W = (np.random.default_rng(0).integers(-99, 99, shape).astype(np.int8)

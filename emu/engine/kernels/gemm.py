@@ -23,6 +23,7 @@ LANES = {
     "step16_drop": Lane(I16, "mul", "constant", "native"),
     "step32": Lane(I32, "mul"),
     "step32_round": Lane(I32, "mul", "full"),
+    "step32_native": Lane(I32, "vpdpwssd", step="native"),
     "step32_vnni": Lane(I32, "vpdpwssd"),
     "step32_vnni_drop": Lane(I32, "vpdpwssd", "constant"),
     "step64f": Lane(DOUBLE, "mul"),
@@ -77,11 +78,11 @@ def replay(a, x, off, first, c, rows, groups, flip, rails):
 def pack(rows, up, mask, packed):
     """(rows, words) to (tiles, words, ROWS), filled with zeros: words << up, of them the mask."""
     for t in prange(packed.shape[0]):
-        last = min(rows.shape[0] - t * ROWS, ROWS)
+        whole = (t + 1) * ROWS <= rows.shape[0]
         for w in range(rows.shape[1]):
-            for r in range(last):
-                packed[t, w, r] = (np.int64(rows[t * ROWS + r, w]) << up) & mask
-        packed[t, :, last:] = 0
+            for r in range(ROWS):  # as often for every tile: LLVM writes it out
+                word = rows[t * ROWS + r, w] if whole or t * ROWS + r < rows.shape[0] else 0
+                packed[t, w, r] = (np.int64(word) << up) & mask
         packed[t, rows.shape[1]:] = 0
 
 

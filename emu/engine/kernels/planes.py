@@ -10,27 +10,27 @@ from emu.engine.kernels.jit import kernel
 from emu.engine.kernels.vector import I32, I64
 
 
-def mover(stride: int, shifts: bool):
-    """The intrinsic `move(source, at, to, start, count, number)`, for rows too short for a loop
+def mover(stride: int, back: bool):
+    """The intrinsic `move(source, at, to, start, count, flip, up)`, for rows too short for a loop
     that LLVM would turn into vectors: it checks more than it moves.
 
-    to[start + z] = source[at + stride * z], z < count, flat places in contiguous arrays of signed
-    integers; shifted up and back by `number` if `shifts`, which keeps the low bits, or else less
-    `number`. stride is 1 or 2.
+    to[start + z] = (source[at + stride * z] - flip) << up, z < count, flat places in contiguous
+    arrays of signed integers; or if `back` source[...] << up >> up, which keeps the low bits.
+    stride is 1 or 2.
     """
 
     @intrinsic
-    def move(typing, source, at, to, start, count, number):
+    def move(typing, source, at, to, start, count, flip, up):
         def codegen(context, builder, signature, arguments):
             source, to = (context.make_array(signature.args[i])(context, builder, arguments[i]).data
                           for i in (0, 2))
-            at, start, count, number = (arguments[i] for i in (1, 3, 4, 5))
+            at, start, count, flip, up = (arguments[i] for i in (1, 3, 4, 5, 6))
 
             def vector(pointer, place, n):
                 kind = ir.VectorType(pointer.type.pointee, n).as_pointer()
                 return builder.bitcast(builder.gep(pointer, [place]), kind)
 
-            def splat(kind):
+            def splat(number, kind):
                 first = ir.Constant(kind, ir.Undefined)
                 elem = kind.element
                 code = number if elem == I64 else builder.trunc(number, elem)
@@ -51,14 +51,14 @@ def mover(stride: int, shifts: bool):
             def step(z, n):
                 x = load(z, n)
                 kind = ir.VectorType(to.type.pointee, n)
-                if shifts:
-                    by = splat(x.type)
+                if back:
+                    by = splat(up, x.type)
                     x = builder.ashr(builder.shl(x, by), by)
                 if kind.element.width != x.type.element.width:
                     wider = kind.element.width > x.type.element.width
                     x = (builder.sext if wider else builder.trunc)(x, kind)
-                if not shifts:
-                    x = builder.sub(x, splat(kind))
+                if not back:
+                    x = builder.shl(builder.sub(x, splat(flip, kind)), splat(up, kind))
                 builder.store(x, vector(to, builder.add(start, z), n), align=1)
 
             done = I64(0)
@@ -70,7 +70,7 @@ def mover(stride: int, shifts: bool):
             return context.get_dummy_value()
 
         whole = types.int64
-        return types.void(source, whole, to, whole, whole, whole), codegen
+        return types.void(source, whole, to, whole, whole, whole, whole), codegen
 
     return move
 
@@ -79,8 +79,8 @@ _copy, _thin, _lift = mover(1, False), mover(2, False), mover(1, True)
 
 
 @kernel(parallel=True)
-def lay(x, flat, row, stride, shift, first, last, flip):
-    """x (N, C, H, W) - flip into planes (C, height, N, row): index j of an axis holds
+def lay(x, flat, row, stride, shift, first, last, flip, up):
+    """(x (N, C, H, W) - flip) << up into planes (C, height, N, row): index j of an axis holds
     x[j * stride + shift]."""
     n, channels, height, width = x.shape
     plane = flat.size // channels
@@ -92,18 +92,19 @@ def lay(x, flat, row, stride, shift, first, last, flip):
             at = (((i * channels + c) * height + j * stride[0] + shift[0]) * width
                   + first[1] * stride[1] + shift[1])
             if stride[1] == 1:
-                _copy(x, at, flat, to, count, flip)
+                _copy(x, at, flat, to, count, flip, up)
             elif stride[1] == 2:
-                _thin(x, at, flat, to, count, flip)
+                _thin(x, at, flat, to, count, flip, up)
             else:
                 source = x[i, c, j * stride[0] + shift[0]][first[1] * stride[1] + shift[1]:]
                 for z in range(count):
-                    flat[to + z] = source[z * stride[1]] - flip
+                    flat[to + z] = (np.int64(source[z * stride[1]]) - flip) << up
 
 
 @kernel(parallel=True)
-def lay_pixels(x, images, before):
-    """x (N, C, H, W) into images (N, H', W', C), `before` places from the top and the left."""
+def lay_pixels(x, images, before, flip, up):
+    """(x (N, C, H, W) - flip) << up into images (N, H', W', C), `before` places from the top and
+    the left."""
     height = min(x.shape[2], images.shape[1] - before[0])
     width = min(x.shape[3], images.shape[2] - before[1])
     for t in prange(x.shape[0] * height):
@@ -112,7 +113,7 @@ def lay_pixels(x, images, before):
         for c in range(x.shape[1]):
             source = x[n, c, y]
             for z in range(width):
-                row[z + before[1], c] = source[z]
+                row[z + before[1], c] = (np.int64(source[z]) - flip) << up
 
 
 @kernel(parallel=True)
@@ -132,7 +133,7 @@ def lift(c, row, up, first, start, step, result):
             to = start[0] + y * step[0]
             if step[1] == 1:
                 _lift(c, o * c.shape[1] + place, result,
-                      ((i * channels + first + o) * rows + to) * columns, width, up)
+                      ((i * channels + first + o) * rows + to) * columns, width, 0, up)
             else:
                 source, line = c[o, place:place + width], result[i, first + o, to]
                 for z in range(source.size):

@@ -322,6 +322,8 @@ class _Work:
         lane, v = self.lane, self.v
         if lane.product == "quads":
             return v.vpdpbusd(total, b, a)
+        if lane.product == "vpdpwssd" and lane.step == "native":
+            return v.vpdpwssds(total, a, b)
         if lane.product == "pairs" or (lane.product == "vpdpwssd" and lane.rounds == "none"):
             return v.vpdpwssd(total, a, b)
         if lane.rounds == "none" and lane.step != "native":

@@ -103,6 +103,10 @@ class Vector:
         """z + the sum of two 16-bit products in each 32-bit element, modulo 2^32."""
         return self.call("llvm.x86.avx512.vpdpwssd.512", z, x, y)
 
+    def vpdpwssds(self, z, x, y):
+        """The same, held at the rails of int32."""
+        return self.call("llvm.x86.avx512.vpdpwssds.512", z, x, y)
+
     def vpdpbusd(self, z, x, y):
         """z + the sum of four products of u8 (x) and s8 (y), modulo 2^32."""
         return self.call("llvm.x86.avx512.vpdpbusd.512", z, x, y)
