@@ -9,6 +9,7 @@ from emu.engine.arrays import bounds, ready
 from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import ROWS
+from emu.engine.memory import scratch
 
 STORED = {"quads": np.int8, "pairs": np.int16, "vpdpwssd": np.int16}
 WORDS = {2: np.int16, 4: np.int32, 8: np.int64}
@@ -53,7 +54,7 @@ class Matrix:
         width = -(-self.count // columns) * columns
         codes = self.codes.astype(np.int16) - flip if flip else self.codes
         if np.dtype(dtype).itemsize >= 4:
-            flat = np.empty((width // columns, self.depth, columns), dtype)
+            flat = scratch((width // columns, self.depth, columns), dtype)
             whole, rest = self.count // columns, self.count % columns
             flat[:whole] = codes[:, :whole * columns].reshape(
                 self.depth, whole, columns).swapaxes(0, 1)
@@ -118,7 +119,7 @@ class Rows:
         if lane.product == "vpdpwssd":
             mask = 0xFFFF  # of its two products the upper one is zero
         words = -(-depth // (lane.word * lanes)) * lanes
-        a = np.empty((-(-m // ROWS), words, ROWS), dtype)
+        a = scratch((-(-m // ROWS), words, ROWS), dtype)
         launch(gemm.pack, a.size // 16, rows, up, mask, a)
         return a
 

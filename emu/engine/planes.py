@@ -7,6 +7,7 @@ images are computed and discarded; above and below there are none.
 """
 
 import functools
+import math
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from emu.engine.arrays import bounds, ready
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.planes import lay, lay_pixels
+from emu.engine.memory import scratch
 from emu.engine.operands import INT8, Stored
 
 
@@ -90,8 +92,8 @@ class Planes:
         if key not in self.kept:
             ys, xs = self.layout.axes
             size = self.layout.channels * self.layout.plane
-            flat = np.full(len(ys.phases) * len(xs.phases) * size + xs.span + 64, -flip << up,
-                           dtype)
+            flat = scratch((len(ys.phases) * len(xs.phases) * size + xs.span + 64,), dtype)
+            flat.fill(-flip << up)
             x = ready(self.x, self.x.dtype)
             at = 0
             for y in ys.phases:
@@ -142,7 +144,8 @@ class Pixels:
         key = np.dtype(dtype), flip, up
         if key not in self.kept:
             shape = (self.x.shape[0], *self.size, self.x.shape[1])
-            flat = np.full(int(np.prod(shape)) + 64, -flip << up, dtype)
+            flat = scratch((math.prod(shape) + 64,), dtype)
+            flat.fill(-flip << up)
             x = ready(self.x, INT8 if self.x.dtype == INT8 else np.int16 if flip else dtype)
             launch(lay_pixels, x.size // 4, x, flat[:-64].reshape(shape), self.before, flip, up)
             self.kept[key] = flat

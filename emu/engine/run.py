@@ -9,6 +9,7 @@ from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.tiles import GROUP, REPLAY, ROWS, Rails
 from emu.engine.kernels.vector import DOUBLE, I16, I32
+from emu.engine.memory import scratch
 from emu.engine.operands import INT8, STORED, block_sums
 from emu.engine.paths import BLOCK, Facts, Problem, external
 
@@ -84,8 +85,10 @@ def begin(p: Problem, a: np.ndarray, lacks, scale: int, width: int, dtype
     The start values << scale, on top of what the rows lack. Fresh memory costs a fault for each of
     its pages: nothing is written here that the kernel need not read.
     """
-    first, c = np.empty(a.shape[0] * ROWS, dtype), np.empty((a.shape[0] * ROWS, width), dtype)
+    first, shape = np.empty(a.shape[0] * ROWS, dtype), (a.shape[0] * ROWS, width)
     first[...] = lacks
+    # What is no matrix is moved on to where it belongs.
+    c = np.empty(shape, dtype) if p.facts.matrix else scratch(shape, dtype)
     if p.start is None:
         return first, c, 0
     start, m = (p.start << scale).astype(dtype), p.rows.codes.shape[0]
