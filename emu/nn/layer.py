@@ -43,6 +43,8 @@ class Port(NamedTuple):
     value: Cast | Rule | MacSpec | None  # of its setting; None where the layer has none
     place: Place
     label: str  # for messages
+    rule: bool  # whether the value is one, and whether that is learned
+    learned: bool
 
 
 class Hardware:
@@ -108,7 +110,8 @@ class Layer:
         self.site, self.hardware, self.channels = site, hardware, channels
         self.become(spec, spec if evaluation is None else evaluation)
         self.kind, self.uses = kind, uses  # those of its Site
-        self.nest = hardware.strategies.of(Site(site, kind, uses), spec)
+        nest = hardware.strategies.of(Site(site, kind, uses), spec)
+        self.nest = nest if nest.strategies else None
         self._fracs: dict[str, int] = {}
         self.exact = True
         self._parameters = parameters
@@ -184,8 +187,10 @@ class Layer:
             if name in ("forward", "grad_input", "grad_weight"):
                 axis = None  # which the operation itself says
             value = getattr(self.spec if training else self.evaluation, setting, None)
+            is_rule = isinstance(value, Rule)
             found = self._ports[name, training] = Port(
-                value, Place(self.site, name, training, axis), f"{self.site}.{name}")
+                value, Place(self.site, name, training, axis), f"{self.site}.{name}",
+                is_rule, is_rule and value.learned)
         return found
 
     def cast_of(self, name: str, training: bool) -> AnyCast | Rule | None:
@@ -207,7 +212,7 @@ class Layer:
 
     def enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         """A tensor of any finite floats, cast by the spec's `name` (x, w, b, error)."""
-        if not (training and self.nest):
+        if self.nest is None or not training:
             return self._enter(name, tensor, training)
         before = tensor.detach().double()
         given = before.clone() if before.data_ptr() == tensor.data_ptr() else before
@@ -216,7 +221,7 @@ class Layer:
 
     def _before(self, name: str, tensor: torch.Tensor, training: bool) -> torch.Tensor:
         """The tensor after the strategies' pre hooks."""
-        to, place, label = self.port(name, training)
+        to, place, label, *_ = self.port(name, training)
         floats = border.to_numpy(tensor, label)
         if to is None or isinstance(to, Rule):
             to, _ = self._choose(name, training, lambda rule, last: engine.cast_for(
@@ -225,7 +230,7 @@ class Layer:
 
     def _after(self, name: str, found: Codes, training: bool) -> Codes:
         """What the strategies' post hooks make of codes, in the cast that gave them."""
-        to, place, label = self.port(name, training)
+        to, place, label, *_ = self.port(name, training)
         label = f"{label} after its cast"
         values = border.to_tensor(found.codes, found.form, torch.float64, label)
         after = self.nest.run("post", values, Call(place, found.form, self.backend))
@@ -239,27 +244,28 @@ class Layer:
         return found._replace(codes=again.codes)
 
     def _enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
-        to, place, label = self.port(name, training)
+        to, place, label, rule, learned = self.port(name, training)
         floats = border.to_numpy(tensor, label)
-        self._show(name, training, lambda: floats.astype(np.float64))
+        if learned:
+            self._show(name, lambda: floats.astype(np.float64))
         chosen = None
-        if to is None or isinstance(to, Rule):
+        if to is None or rule:
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
                 rule, floats, last))
         try:
-            found = self.backend.quantize(place, floats, to)
+            found = self.hardware.backend.quantize(place, floats, to)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
         if chosen is not None:
             self.fracs[name] = chosen
-        if self._notes(name, training):
+        if learned and tape.wanted(_setting(name)):
             tape.note(label, _setting(name), tensor, *engine.encode_for(floats, to), found, to)
             return Codes(found.codes, to.format, None)
         return self._codes(name, found, to, training)
 
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
-        if not (training and self.nest):
+        if self.nest is None or not training:
             return self._requantise(name, codes, form, training)
         given = border.each_to_tensor(codes, form, torch.float64, f"{self.site}.{name}")
         before = self._before(name, given, training)
@@ -269,30 +275,24 @@ class Layer:
         return self._after(name, found, training)
 
     def _requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
-        to, place, label = self.port(name, training)
-        self._show(name, training, lambda: np.ldexp(codes.astype(np.float64), -form.frac))
-        if to is None or isinstance(to, Rule):
+        to, place, label, rule, learned = self.port(name, training)
+        if learned:
+            self._show(name, lambda: np.ldexp(codes.astype(np.float64), -form.frac))
+        if to is None or rule:
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
                 rule, codes, form.frac, last))
             if chosen is not None:
                 self.fracs[name] = chosen
-        found = self.backend.cast(place, codes, form, to)
-        if self._notes(name, training):
+        found = self.hardware.backend.cast(place, codes, form, to)
+        if learned and tape.wanted(_setting(name)):
             tape.note(label, _setting(name), None, codes, form.frac, found, to)
             return Codes(found.codes, to.format, None)
         return self._codes(name, found, to, training)
 
-    def _notes(self, name: str, training: bool) -> bool:
-        return self._learns(name, training) and tape.wanted(_setting(name))
-
-    def _learns(self, name: str, training: bool) -> bool:
-        to = self.port(name, training).value
-        return isinstance(to, Rule) and to.learned
-
-    def _show(self, name: str, training: bool, values) -> None:
+    def _show(self, name: str, values) -> None:
         """Show who observes what a learned cast is about to meet."""
         callback = tape.observer()
-        if callback is not None and self._learns(name, training):
+        if callback is not None:
             callback(self, _setting(name), values())
 
     def leave(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
@@ -345,9 +345,9 @@ class Layer:
 
     def _codes(self, name: str, found: engine.Casted, to: AnyCast, training: bool) -> Codes:
         """What a cast gave, at the format where its rule has it read."""
-        rule = self.port(name, training).value
-        return Codes(found.codes, rule.read(to) if isinstance(rule, Rule) else to.format,
-                     self.passes(found.inside if found.outside else None, to, training))
+        port = self.port(name, training)
+        return Codes(found.codes, port.value.read(to) if port.rule else to.format,
+                     self.passes(found.inside, to, training) if found.outside else None)
 
     def passes(self, inside: np.ndarray | None, to: AnyCast, training: bool) -> np.ndarray | None:
         """Where gradients pass a cast that was `inside` its range there (None: everywhere)."""
@@ -357,8 +357,8 @@ class Layer:
     def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, form: Format,
                training: bool) -> Codes:
         """Codes (..., H, W) of `form` over whole divisors (H, W), in the spec's cast `name`."""
-        to, place, _ = self.port(name, training)
-        if isinstance(to, Rule):
+        to, place, _, rule, _ = self.port(name, training)
+        if rule:
             raise ValueError(f"layer {self.site!r}: {name} {to} divides by an area that is no "
                              "power of two, which needs a fixed binary point; give it a Cast")
         if to is None:
@@ -390,9 +390,3 @@ def _setting(name: str) -> str:
 def _preloading(own: Cast | Rule, form: Format) -> Cast:
     """The cast of a bias to the accumulator's format."""
     return Cast(form, own.rounding, own.overflow, own.rand_bits)
-
-
-def _codes(found: engine.Casted, to: Cast) -> Codes:
-    """What a cast gave, with its straight-through mask."""
-    masks = found.outside and to.overflow != Overflow.WRAP
-    return Codes(found.codes, to.format, found.inside if masks else None)

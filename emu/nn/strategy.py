@@ -127,9 +127,6 @@ class Nest:
     def __init__(self, strategies: list[Strategy]):
         self.strategies = strategies
 
-    def __bool__(self) -> bool:
-        return bool(self.strategies)
-
     def run(self, when: str, tensor: torch.Tensor, call: Call) -> torch.Tensor:
         """The tensor after all hooks of `when`: itself, unwritten, where none of them changed it.
 
