@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from fractions import Fraction
 
 import numpy as np
@@ -13,9 +12,9 @@ from torch.autograd.function import once_differentiable
 from emu.nn import border, software
 from emu.nn.grads import Gradient, Parts, hand_back, known, parts_of
 from emu.nn.layer import Codes, Layer
-from emu.nn.tape import Note, gradient_of, noting, read
+from emu.nn.tape import Note, Tape, gradient_of, read
 
-PLAIN = int, float, str, type(None)  # attributes that hold no arrays
+PLAIN = {bool, int, float, str, type(None)}  # of attributes that hold no arrays
 
 
 class Operation:
@@ -53,7 +52,7 @@ class _Run(Function):
                              "which training in software has not; use another rule there")
         ctx.users = [None if x is None else (x.dtype, None if in_float else parts_of(x))
                      for x in tensors]
-        with noting(learned, tensors) as operation.notes:
+        with Tape(learned, tensors) as operation.notes:
             out = operation.forward(layer, training, *tensors)
         ctx.save_for_backward(*_taken_out(operation))
         if isinstance(out, torch.Tensor):
@@ -110,17 +109,17 @@ def _taken_out(operation: Operation) -> list[torch.Tensor]:
         return _Held(len(held) - 1)
 
     for name, value in vars(operation).items():
-        if not isinstance(value, PLAIN):
+        if type(value) not in PLAIN:
             vars(operation)[name] = _changed(value, np.ndarray, take)
     return held
 
 
 def _put_back(operation: Operation, held: tuple[torch.Tensor, ...]) -> Operation:
     """The operation with its arrays."""
-    whole = copy.copy(operation)
-    for name, value in vars(whole).items():
-        if not isinstance(value, PLAIN) or isinstance(value, _Held):
-            vars(whole)[name] = _changed(value, _Held, lambda place: held[place].numpy())
+    whole = object.__new__(type(operation))
+    for name, value in vars(operation).items():
+        vars(whole)[name] = value if type(value) in PLAIN else _changed(
+            value, _Held, lambda place: held[place].numpy())
     return whole
 
 

@@ -43,22 +43,21 @@ class Note(NamedTuple):
         return engine.dot_exactly(codes, self.steps) / Fraction(2) ** (frac + self.frac)
 
 
-class _Tape:
-    """The notes of a running forward; `settings` are those whose thresholds want a gradient."""
+class Tape:
+    """A context in which the learned casts of these settings note what their thresholds need.
+
+    It yields the notes. An operation begins one each time: hence no generator.
+    """
 
     def __init__(self, settings: tuple[str, ...], tensors: tuple[torch.Tensor | None, ...]):
         self.settings, self.tensors, self.notes = settings, list(tensors), []
 
+    def __enter__(self) -> list[Note]:
+        self.outer, _state.tape = getattr(_state, "tape", None), self
+        return self.notes
 
-@contextmanager
-def noting(settings: tuple[str, ...], tensors: tuple[torch.Tensor | None, ...]
-           ) -> Iterator[list[Note]]:
-    """A context in which the learned casts of these settings note what their thresholds need."""
-    outer, _state.tape = getattr(_state, "tape", None), _Tape(settings, tensors)
-    try:
-        yield _state.tape.notes
-    finally:
-        _state.tape = outer
+    def __exit__(self, *error) -> None:
+        _state.tape = self.outer
 
 
 def wanted(setting: str) -> bool:
