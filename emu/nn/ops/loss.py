@@ -18,12 +18,12 @@ class _CrossEntropy(Function):
             z = logits.detach().double()
             z = z - z.amax(1, keepdim=True)
             log_p = z - z.exp().sum(1, keepdim=True).log()
-            rows = torch.arange(len(target))
+            at = target.long()[:, None]
             ctx.grad = log_p.exp()
-            ctx.grad[rows, target] -= 1
+            ctx.grad.scatter_add_(1, at, log_p.new_full(at.shape, -1.0))
             ctx.grad /= len(target)
             ctx.dtype = logits.dtype
-            return -log_p[rows, target].mean()
+            return -log_p.gather(1, at)[:, 0].mean()
 
     @staticmethod
     @once_differentiable
