@@ -90,8 +90,8 @@ def test_a_backend_replays_as_arrays_and_required_tools_must_be_here(emu, monkey
     status, out, _ = emu("cosim", "mine", "--backend", "netlist", "--require", "icarus,yosys")
     assert (status, out.split()[-2:]) == (0, ["0", "differences"])
     status, _, err = emu("cosim", "mine", "--backend", "netlist", "--waves", "w.fst")
-    assert (status, err) == (2, "emu: --waves and --backend: an array leaves no waves; give --sim "
-                                "instead\n")
+    assert (status, err) == (2, "emu: --waves: netlist is fed arrays and keeps none; --sim icarus "
+                                "writes .fst and --sim verilator .vcd\n")
     monkeypatch.setenv("PATH", "/nowhere")
     status, _, err = emu("cosim", "mine", "--require", "icarus")
     assert (status, err) == (2, "emu: icarus is not installed: apt-get install iverilog\n")
@@ -199,6 +199,8 @@ def test_help_lists_the_commands(emu):
     (["cosim", "nowhere"], "nowhere"),
     (["cosim", "--junit", "/dev/null/report.xml"], "cannot be written"),
     (["cosim", "--waves", "/dev/null/waves.fst"], "cannot be written"),
+    (["cosim", "--waves", "w.vcd"], "icarus does not write such waves; of vectors, icarus .fst"),
+    (["cosim", "--waves", "w.fst", "--sim", "verilator"], "verilator .vcd"),
     (["bounds", "nowhere"], "unknown recipe 'nowhere': known: digits-cnn-int8"),
     (["presets", "ne17"], "unknown preset 'ne17': did you mean 'ne16'?"),
     (["diff", "nowhere", "elsewhere"], "nowhere: has no config.yaml"),

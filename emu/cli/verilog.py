@@ -66,7 +66,8 @@ def cosim(
     top: Annotated[str, typer.Option(help="with --map: your module")] = "",
     backend: Annotated[Engine | None, typer.Option(
         help="send each file through as arrays, without cocotb: for volume")] = None,
-    waves: Annotated[Path | None, typer.Option(help="keep the waves in this file")] = None,
+    waves: Annotated[Path | None, typer.Option(
+        help="keep the waves in this file: .fst of Icarus, .vcd of Verilator")] = None,
     junit: Annotated[Path | None, typer.Option(help="write a JUnit XML report")] = None,
     require: Annotated[str, typer.Option(
         help="tools that must be here, like icarus,yosys: else exit status 2")] = "",
@@ -82,7 +83,8 @@ def cosim(
         raise ValueError(f"--top {top}: needs --map, which says what the ports of {top} carry")
     manifest = manifest or ("" if ports else bench.default_vectors())
     if backend and waves and not ports:
-        raise ValueError("--waves and --backend: an array leaves no waves; give --sim instead")
+        raise ValueError(f"--waves: {backend.value} is fed arrays and keeps none; --sim icarus "
+                         "writes .fst and --sim verilator .vcd")
     with progress() as report:
         if ports:
             result = bench.check_rtl(rtl or (), ports, manifest, top,

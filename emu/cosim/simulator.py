@@ -13,10 +13,12 @@ from pathlib import Path
 from emu.cosim.places import hardware
 from emu.cosim.tools import ToolMissing, words
 
+WAVES = {"icarus": "top.fst", "verilator": "dump.vcd"}  # what cocotb has them write
+
 
 def check_tools(sim: str) -> None:
     """Raise unless cocotb and the simulator are there; ToolMissing says what to install."""
-    if sim not in ("icarus", "verilator"):
+    if sim not in WAVES:
         raise ValueError(f"simulator {sim!r}: known are icarus and verilator")
     if find_spec("cocotb_tools") is None:
         raise ToolMissing("cocotb is not installed: pip install emu[hw]")
@@ -39,6 +41,9 @@ def simulate(sim: str, work: Path, top: str, sources: Sequence[Path], module: st
     Raises RuntimeError, with the tool's own words, unless exactly `tests` ran and all passed.
     """
     check_tools(sim)
+    if waves is not None and waves.suffix != Path(WAVES[sim]).suffix:
+        known = " and ".join(f"{name} {Path(file).suffix}" for name, file in WAVES.items())
+        raise ValueError(f"{waves}: {sim} does not write such waves; of vectors, {known}")
     from cocotb_tools.check_results import get_results
     from cocotb_tools.runner import get_runner
 
@@ -66,7 +71,7 @@ def simulate(sim: str, work: Path, top: str, sources: Sequence[Path], module: st
                            f"{_words(ran)}")
     if waves is not None:
         waves.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(work / ("top.fst" if sim == "icarus" else "dump.vcd"), waves)
+        shutil.copyfile(work / WAVES[sim], waves)
 
 
 def _words(log: Path) -> str:
