@@ -203,6 +203,7 @@ def test_help_lists_the_commands(emu):
     (["cosim", "--waves", "w.fst", "--sim", "verilator"], "verilator .vcd"),
     (["bounds", "nowhere"], "unknown recipe 'nowhere': known: digits-cnn-int8"),
     (["presets", "ne17"], "unknown preset 'ne17': did you mean 'ne16'?"),
+    (["coverage", "lfsr8"], "no situations are listed for lfsr; emu mutate --spec"),
     (["diff", "nowhere", "elsewhere"], "nowhere: has no config.yaml"),
 ])
 def test_bad_input_is_one_line_and_exit_status_2(emu, tmp_path, arguments, message):

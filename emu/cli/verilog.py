@@ -174,6 +174,9 @@ def coverage(
 
     reports = [cases.coverage(unit, level) for unit in ([cases.from_text(spec)] if spec
                                                       else cases.standard())]
+    if spec and not reports[0].reachable:
+        raise ValueError(f"{spec}: no situations are listed for {reports[0].unit.module}; "
+                         "emu mutate --spec says how strong its vectors are")
     if spec:
         table = table_of("what, dropped bits, rest, sign, outcome", "cases")
         for bin_, count in reports[0].met.items():
