@@ -150,10 +150,16 @@ def test_a_saturation_bound_off_by_one_is_caught(tmp_path):
 
 
 def test_a_step_that_never_comes_is_a_difference(tmp_path):
-    path = mutant(tmp_path, "mac", ".d_i({valid, valid && last})", ".d_i({1'b0, valid && last})")
+    path = mutant(tmp_path, "mac", ".d_i({valid, valid && last})", ".d_i({1'b0, 1'b0})")
     report = replay(write_vectors(tmp_path / "v", "{a: s4, b: s4, acc: s8}"), rtl=[path])
     assert report.mismatches == report.cases
     assert "only 0 of" in report.differences[0]
+
+
+def test_an_end_without_a_step_is_a_difference(tmp_path):
+    path = mutant(tmp_path, "mac", ".d_i({valid, valid && last})", ".d_i({valid, !valid || last})")
+    report = replay(write_vectors(tmp_path / "v", "{a: s4, b: s4, acc: s8}"), rtl=[path])
+    assert report.mismatches
 
 
 def test_an_x_is_a_difference(tmp_path):

@@ -217,12 +217,10 @@ def mutate(
     from emu import cosim as bench
     from emu.cosim import mutate as mutants
 
-    if update and specs:
-        raise ValueError("--update is of the standard designs; leave --spec out")
     vectors = manifest or bench.default_vectors()
+    asked = mutants.designs(specs or (), gates) if specs or gates else None
     with progress() as report:
-        scores = mutants.update(vectors, gates, report) if update else mutants.mutate(
-            vectors, mutants.designs(specs or (), gates), progress=report)
+        scores = (mutants.update if update else mutants.mutate)(vectors, asked, progress=report)
     table = table_of("unit", "mutants", "no change", "noticed", "gaps")
     for score in scores:
         table.add_row(f"{score.design.unit.module} {score.design.unit.spec}",

@@ -103,17 +103,17 @@ def mutate(vectors: Path, asked: Sequence[Design] | None = None, rtl: Sequence[P
     return scores
 
 
-def update(vectors: Path, gates: bool = False, progress=None) -> list[Score]:
+def update(vectors: Path, asked: Sequence[Design] | None = None, progress=None) -> list[Score]:
     """Close the gaps that a case can close, and keep what was proved, in the package's data.
 
-    Of changed gates only the cases are kept.
+    Of other designs than `designs()` only the cases are kept.
     """
-    scores = mutate(vectors, designs(gates=gates), progress=progress)
+    scores = mutate(vectors, asked, progress=progress)
     if any(gap.case is not None for score in scores for gap in score.gaps):
-        _remember(scores, gates)
+        _remember(scores, cases_only=asked is not None)
         write_vectors(vectors)
-        scores = mutate(vectors, designs(gates=gates), progress=progress)
-    _remember(scores, gates)
+        scores = mutate(vectors, asked, progress=progress)
+    _remember(scores, cases_only=asked is not None)
     write_vectors(vectors)
     return scores
 
@@ -126,14 +126,14 @@ def strength(scores: Sequence[Score]) -> dict[str, dict[str, int]]:
             for module in dict.fromkeys(score.design.unit.module for score in scores)}
 
 
-def _remember(scores: Sequence[Score], gates: bool) -> None:
+def _remember(scores: Sequence[Score], cases_only: bool) -> None:
     kept = json.loads(STRENGTH.read_text())
     found = kept["found"]
     for gap in (gap for score in scores for gap in score.gaps if gap.case is not None):
         case = json.loads(json.dumps(gap.case))
         if case not in found.setdefault(gap.spec, []):
             found[gap.spec].append(case)
-    if not gates:
+    if not cases_only:
         kept = {"strength": strength(scores),
                 "equivalent": {score.key: score.equivalent for score in scores}}
     STRENGTH.write_text("{\n" + ",\n".join([

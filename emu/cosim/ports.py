@@ -42,12 +42,14 @@ class Protocol:
     """How a clocked unit is fed: one record for each clock at which `taken` is high.
 
     `step` is the output that tells of a new answer; without one there is an answer to each
-    record, one clock later. `restart` is the input whose record depends on none before it.
+    record, one clock later. `restart` is the input whose record depends on none before it, `within`
+    an output that is high only where there is an answer.
     """
 
     taken: str
     step: str | None
     restart: str | None = None
+    within: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Interface:
 
 PROTOCOLS = {
     "quantizer": None,
-    "mac": Protocol("valid_i", "step_o", "load_i"),
-    "mac_tiled": Protocol("valid_i", "step_o", "load_i"),
+    "mac": Protocol("valid_i", "step_o", "load_i", "valid_o"),
+    "mac_tiled": Protocol("valid_i", "step_o", "load_i", "valid_o"),
     "mac_array": Protocol("en_i", None),
     "lfsr": Protocol("en_i", "valid_o", "load_i"),
     "flag_quantizer": None,

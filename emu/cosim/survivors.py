@@ -93,14 +93,16 @@ def _transactions(netlist: Netlist, files: Sequence[VectorFile], mutants: int) -
     select = [sum((k >> bit & 1) << k for k in range(mutants + 1)) for bit in range(SELECT)]
     killed = 0
     for file in files:
-        step_port = PROTOCOLS[file.unit].step
+        protocol = PROTOCOLS[file.unit]
         state = [ones] * len(netlist.registers)  # what power-up left
         for inputs, check, record in _clocks(file):
             given = {name: _bits(inputs.get(name, 0), len(bits), ones)
                      for name, bits in netlist.inputs.items() if name != "mutsel"}
             outputs, following = netlist.step({**given, "mutsel": select}, state, ones)
             if check:
-                step = outputs[step_port][0]
+                step = outputs[protocol.step][0]
+                if protocol.within:
+                    step |= outputs[protocol.within][0]
                 wrong = step ^ (ones if record else 0)
                 for name, value in (record or {}).items():
                     for got, want in zip(outputs[name], _bits(value, len(outputs[name]), ones),

@@ -54,6 +54,8 @@ def _pair(i: int, file: VectorFile, bubbles: bool, face: Interface) -> str:
         stream = {"clk_o": f"clk_{i}", "rst_no": f"rst_n_{i}", "en_o": f"en_{i}",
                   "valid_o": f"valid_{i}", "step_i": f"step_{i}", "drive_o": drive,
                   "check_o": check, "answer_i": f"answer_{i}"}
+        if face.protocol.within:  # high alone it is a step too many
+            stream["step_i"] += f" || {face.protocol.within}_{i}"
     kind = "stream_clocked" if clocked else "stream_combinational"
     if clocked and face.protocol.step is None:  # an answer to each record, a clock later
         wires[0] = wires[0].replace(f", step_{i}", f";  reg step_{i}")

@@ -45,7 +45,8 @@ module check_mac #(
   wire [COUNT-1:0] count;
   stream_clocked #(.FILE(FILE), .LOG(LOG), .WIDTH(WIDTH), .BUBBLES(BUBBLES)) stream (
       .clk_o(clk), .rst_no(rst_n), .en_o(en), .valid_o(valid), .drive_o(drive), .check_o(check),
-      .step_i(step), .answer_i({check[WIDTH-1 -: IN], last, acc, ovf, count}));
+      .step_i(step || last_bit),  // valid_o alone is a step too many
+      .answer_i({check[WIDTH-1 -: IN], last, acc, ovf, count}));
   initial stream.go = 1'b1;
   verdict #(.FILE(FILE), .LOG(LOG), .CASES(CASES)) verdict (
       .done_i(stream.done), .lines_i(stream.lines), .mismatches_i(stream.mismatches));
