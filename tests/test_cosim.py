@@ -6,15 +6,24 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from emu.cosim import ToolMissing, default_vectors, hardware, replay, simulator
+from emu.cosim import (
+    ToolMissing,
+    default_vectors,
+    hardware,
+    replay,
+    replay_arrays,
+    simulator,
+)
+from emu.cosim.prove import prove
 from emu.golden import read_manifest, write_vectors
-from emu.golden.cases import file_name, records
+from emu.golden.cases import file_name, from_text, records
 from emu.golden.units import (
     QuantizerSpec,
     mac_records,
@@ -160,6 +169,14 @@ def test_an_end_without_a_step_is_a_difference(tmp_path):
     path = mutant(tmp_path, "mac", ".d_i({valid, valid && last})", ".d_i({valid, !valid || last})")
     report = replay(write_vectors(tmp_path / "v", "{a: s4, b: s4, acc: s8}"), rtl=[path])
     assert report.mismatches
+
+
+def test_verilog_that_no_vector_would_try_is_refused(tmp_path):
+    vectors = write_vectors(tmp_path / "v", "lfsr4")
+    for tried in (partial(replay, vectors), partial(replay_arrays, vectors, "icarus"),
+                  lambda rtl: prove([(from_text("lfsr4"), {})], rtl)):
+        with pytest.raises(ValueError, match=r"mac\.v: no part of lfsr, which alone"):
+            tried(rtl=[RTL / "mac.v"])
 
 
 def test_an_x_is_a_difference(tmp_path):

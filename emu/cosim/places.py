@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _MODULE = re.compile(r"^\s*module\s+(\w+)", re.M)
@@ -39,6 +39,15 @@ def rtl_sources(rtl: Sequence[Path] = (), top: str | None = None) -> list[Path]:
     if top is None:
         return sources
     return _used(top, tuple((path, path.stat().st_mtime_ns) for path in sources))
+
+
+def check_used(rtl: Sequence[Path], tops: Iterable[str]) -> None:
+    """Raise ValueError where the user gave files and none is a part of these modules."""
+    tops = sorted(set(tops))
+    used = {source for top in tops for source in rtl_sources(rtl, top)}
+    if rtl and not used & {Path(path).resolve() for path in rtl}:
+        raise ValueError(f"{', '.join(map(str, rtl))}: no part of {', '.join(tops)}, which alone "
+                         "would be tried; name its vectors or specs")
 
 
 def modules_of(path: Path) -> list[str]:

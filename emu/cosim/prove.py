@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emu.cosim.claims import questions
-from emu.cosim.places import rtl_sources
+from emu.cosim.places import check_used, rtl_sources
 from emu.cosim.question import Case, Question, conjunction
 from emu.cosim.solver import SECONDS, model, satisfiable
 from emu.cosim.tools import ToolMissing
@@ -98,6 +98,7 @@ def prove(units: Iterable[tuple[Unit, Mapping[str, int]]], rtl: Sequence[Path] =
     asked, done = list(units), []
     if not asked:
         raise ValueError("no unit to prove; name a spec, or leave it out for the standard list")
+    check_used(rtl, [unit.module for unit, _ in asked])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = [pool.submit(_prove, unit, more, rtl_sources(rtl, unit.module), seconds,
                                SOLVERS if i % second == 0 else SOLVERS[:1])

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from emu.cosim.places import hardware, rtl_sources
+from emu.cosim.places import check_used, hardware, rtl_sources
 from emu.cosim.ports import PROTOCOLS
 from emu.cosim.simulator import simulate
 from emu.cosim.top import top
@@ -77,6 +77,7 @@ def replay(manifest: Path, sim: str = "icarus", rtl: Sequence[Path] = (),
     simulator failed, and its ToolMissing where there is none.
     """
     files = checked_files(manifest, junit, waves)
+    check_used(rtl, [file.unit for file in files])
     sources = [*rtl_sources(rtl), *sorted(hardware().glob("tb/stream_*.v"))]
     with _folder(work) as folder:
         for i, file in enumerate(files):

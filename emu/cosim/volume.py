@@ -14,6 +14,7 @@ import numpy as np
 from emu.cosim import lines
 from emu.cosim.engines import chosen, run
 from emu.cosim.matrices import Tiles, through_array, tiles_of
+from emu.cosim.places import check_used
 from emu.cosim.ports import Port, interface
 from emu.cosim.replay import SHOWN, FileReport, Report, checked_files, write_junit
 from emu.cosim.tools import require
@@ -32,6 +33,7 @@ def replay_arrays(manifest: Path, backend: str | None = None, rtl: Sequence[Path
     `seed` draws what of a recorded step is replayed in Icarus as well.
     """
     files = checked_files(manifest, junit)
+    check_used(rtl, ["mac_array"] * any(map(_recorded, files)) + [file.unit for file in files])
     backend = backend or chosen()
     if backend != "icarus" and any(_recorded(file) for file in files):
         require("icarus")
