@@ -76,6 +76,16 @@ def vectors(tmp_path_factory):
     return [write_vectors(folder / str(i), spec) for i, spec in enumerate(SPECS)]
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_an_end_without_a_step_is_an_answer_too_many(tmp_path, backend):
+    path = mutant(tmp_path, "mac", ".d_i({valid, valid && last})", ".d_i({valid, !valid || last})")
+    mac = mac_parameters(MacSpec.parse("{a: s4, b: s4, acc: s8}"))
+    one = {"load_i": [1], "last_i": [1], "bias_i": [0], "a_i": [2], "b_i": [3]}
+    assert run("mac", mac, one, backend)["acc_o"] == [6]
+    with pytest.raises(RuntimeError, match=r"answers came to 1 records"):
+        run("mac", mac, one, backend, rtl=[path])
+
+
 def test_the_gates_of_a_wide_multiplier_come_in_seconds():
     a, b = [-1 << 31, (1 << 31) - 1, -12345678], [-1 << 29, -1 << 29, 87654321]
     ones, mac = [1] * 3, MacSpec.parse("{a: s32, b: s30, acc: s62 sat}")

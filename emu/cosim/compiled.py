@@ -166,6 +166,8 @@ def _ports(kind: str, member: Callable[[str], str], face: Interface, driven: tup
         lines += [f"#define ENABLE {member('en_i')}"] * (protocol.taken != "en_i")
         if protocol.step is not None:
             lines.append(f"#define STEP {member(protocol.step)}")
+        if protocol.within is not None:
+            lines.append(f"#define WITHIN {member(protocol.within)}")
     return "\n".join(lines) + "\n"
 
 

@@ -50,7 +50,7 @@ def netlist(unit: str, parameters: Mapping[str, int], sources: list[Path], face:
         lengths = np.diff(starts, append=records)
         order = np.argsort(-lengths, kind="stable")
         controls = np.array([bit("rst_ni"), bit("en_i"), bit(face.protocol.taken),
-                             bit(face.protocol.step)])
+                             bit(face.protocol.step), bit(face.protocol.within)])
         answers = _clocked(program.slots, program.gates, program.registers, wires_in, wires_out,
                            controls, starts[order], lengths[order], codes_in, codes_out)
     row = 0
@@ -154,7 +154,7 @@ def _combinational(slots, gates, wires_in, wires_out, codes_in, codes_out):
 @numba.njit(cache=True, nogil=True)
 def _clocked(slots, gates, registers, wires_in, wires_out, controls, starts, lengths, codes_in,
              codes_out):
-    reset, enable, taken, step = controls
+    reset, enable, taken, step, within = controls
     index, came = np.empty(64 * WORDS, np.int64), np.empty(64 * WORDS, np.int64)
     next_q = np.empty((registers.shape[0], WORDS), np.uint64)
     answers = 0
@@ -182,7 +182,8 @@ def _clocked(slots, gates, registers, wires_in, wires_out, controls, starts, len
             some = False
             for lane in range(count):
                 index[lane] = -1
-                if clock > 0 and (state[step, lane >> 6] >> np.uint64(lane & 63)) & np.uint64(1):
+                word = state[step, lane >> 6] | state[within, lane >> 6]
+                if clock > 0 and (word >> np.uint64(lane & 63)) & np.uint64(1):
                     answers += 1
                     if came[lane] < lengths[first + lane]:
                         index[lane] = starts[first + lane] + came[lane]

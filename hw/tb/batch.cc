@@ -5,6 +5,7 @@
 //   IDLE              ZERO(member, width) for each input that no array drives
 //   CLOCKED, TAKEN    the clocked protocol: this input is high where a record is offered
 //   STEP              this output tells of a new answer; else each record has one, a clock later
+//   WITHIN            this output is high only at a step: alone it is a step too many
 //   DELTAS            CXXRTL only: this logic needs several passes for each level of the clock
 
 #include "ports.h"
@@ -173,6 +174,9 @@ extern "C" int64_t stream(int64_t records, const int64_t *const *in, int64_t *co
     model->settle();
 #ifdef STEP
     taken = read<1>(unit.STEP).at[0];
+#endif
+#ifdef WITHIN
+    taken |= read<1>(unit.WITHIN).at[0] != 0;
 #endif
     if (taken && answers++ < records) model->collect(out, answers - 1);
     taken = i < records;
