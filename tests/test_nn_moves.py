@@ -232,6 +232,25 @@ def test_modules_that_move_values_are_exact(module):
     assert nn.layers(model)["0"].exact
 
 
+@pytest.mark.parametrize("module", [
+    torch.nn.PixelShuffle(2), torch.nn.PixelUnshuffle(2), torch.nn.ChannelShuffle(2)], ids=str)
+def test_shuffles_are_exact_both_ways(module):
+    x, twin = (torch.arange(64.0).reshape(1, 4, 4, 4).requires_grad_() for _ in range(2))
+    model = nn.fix(torch.nn.Sequential(module), {"default": {"x": "s4", "y": "s4"}})
+    with nn.audit():
+        y = model(x)
+        y.backward(x.detach().reshape(y.shape))
+    want = module(twin)
+    want.backward(x.detach().reshape(y.shape))
+    assert torch.equal(y, want)
+    assert torch.equal(x.grad, twin.grad)
+    assert nn.is_exact(model[0])
+
+
+def test_a_fold_adds_in_float_and_says_so():
+    assert not nn.is_exact(nn.fix(torch.nn.Fold((4, 4), 2), {"default": {}}))
+
+
 def test_an_interpolation_that_computes_is_a_float_core():
     model = fixed(lambda x: F.interpolate(x, scale_factor=2, mode="linear"))
     model(torch.zeros(1, 1, 4))

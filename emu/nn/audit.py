@@ -25,9 +25,10 @@ EXACT = {
     "le", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "ne", "neg",
     "relu", "relu_", "sign", "threshold_backward",
     "_local_scalar_dense", "_unsafe_view", "amax", "amin", "aminmax", "any", "argmax", "argmin",
-    "argsort", "cat", "clone", "constant_pad_nd", "empty_like", "equal", "fill_", "flip",
-    "full_like", "gather", "index", "index_select", "isfinite", "masked_fill", "max", "min",
+    "argsort", "cat", "channel_shuffle", "clone", "constant_pad_nd", "empty_like", "equal", "fill_",
+    "flip", "full_like", "gather", "index", "index_select", "isfinite", "masked_fill", "max", "min",
     "new_empty", "new_empty_strided", "new_full", "new_ones", "new_zeros", "nonzero", "ones_like",
+    "pixel_shuffle", "pixel_unshuffle",
     "repeat", "roll", "scatter", "select_backward", "select_scatter", "slice_backward",
     "slice_scatter", "sort", "stack", "topk", "tril", "triu", "where", "zero_", "zeros_like",
 }

@@ -331,11 +331,11 @@ def outgoing(value):
 
 # The nodes of autograd that only move gradients: those of the functions that scope lets through.
 _MOVING = {
-    "AccumulateGrad", "Alias", "Clone", "CopySlices", "DiagEmbed", "Diagonal", "Fill", "Flip",
-    "IndexFill", "Kthvalue", "Max", "Min", "Neg", "Permute", "PixelShuffle", "PixelUnshuffle",
-    "ReshapeAlias", "Roll", "Rot90", "Select", "SelectScatter", "Slice", "SliceScatter", "Sort",
-    "Split", "SplitWithSizes", "Squeeze", "T", "Topk", "Transpose", "Tril", "Triu", "Unbind",
-    "UnsafeSplit", "UnsafeView", "Unsqueeze", "View", "Write", "Zero",
+    "AccumulateGrad", "Alias", "ChannelShuffle", "Clone", "CopySlices", "DiagEmbed", "Diagonal",
+    "Fill", "Flip", "IndexFill", "Kthvalue", "Max", "Min", "Neg", "Permute", "PixelShuffle",
+    "PixelUnshuffle", "ReshapeAlias", "Roll", "Rot90", "Select", "SelectScatter", "Slice",
+    "SliceScatter", "Sort", "Split", "SplitWithSizes", "Squeeze", "T", "Topk", "Transpose",
+    "Tril", "Triu", "Unbind", "UnsafeSplit", "UnsafeView", "Unsqueeze", "View", "Write", "Zero",
 }
 
 

@@ -17,7 +17,7 @@ from emu.nn.strategy import Strategies
 OWN = KINDS | {"Activation": Entry("activation", activation, ("Activation",), ("y", "error"))}
 # Where torch keeps the modules that only move values, or hold others.
 MOVES = tuple(f"torch.nn.modules.{name}" for name in (
-    "channelshuffle", "container", "flatten", "fold", "padding", "pixelshuffle"))
+    "channelshuffle", "container", "flatten", "padding", "pixelshuffle"))
 
 
 def site_of(path: str, module: torch.nn.Module, cls: type) -> Site:
