@@ -522,3 +522,17 @@ def test_quotients_are_rounded_as_defined(rounding, bits, overflow):
         codes = [[oracle.cast(value, to, None) for value in row] for row in want]
         assert got.codes[0].tolist() == codes
         assert got.outside == a.size - int(got.inside.sum())
+
+
+@pytest.mark.parametrize("bits", range(50, 56))
+@pytest.mark.parametrize("rounding", DETERMINISTIC)
+def test_quotients_are_exact_on_both_sides_of_what_floats_take(rounding, bits):
+    """The widest numerators over any divisor, and small ones over the widest."""
+    to, top = Cast(Format(50), rounding), (1 << bits) - 1
+    for numerators, divisors in (([top, 30 - top], [1, 5, 11, 13, 35, top // 2]),
+                                 ([15], [top, top // 2])):
+        a = np.arange(-30, 1)[None, None]
+        for r, d in product(numerators, divisors):
+            got = engine.norm._quotients(a, 0, [r], [d], 0, to, a.shape)
+            assert got.codes.ravel().tolist() == [
+                oracle.cast(Fraction(x + r, d), to, None) for x in range(-30, 1)], (r, d)
