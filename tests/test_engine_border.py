@@ -1,6 +1,7 @@
 """The border where floats become codes, against the definition and exact fractions."""
 
 from fractions import Fraction
+from itertools import product
 from math import inf, ldexp, nan
 
 import numpy as np
@@ -197,6 +198,8 @@ def test_quantize_refuses_integers():
 def test_the_border_refuses_a_cast_that_leaves_no_room_for_guard_bits(text, total):
     with pytest.raises(ValueError, match=f"may take 61 bits, not {total}"):
         engine.encode_for(np.array([1.0]), Cast.parse(text))
+    with pytest.raises(ValueError, match=f"may take 61 bits, not {total}"):
+        engine.quantize_full(np.array([1.0]), Cast.parse(text), np.array([1]))
 
 
 @pytest.mark.parametrize("text", ["s59 ties_even sat", "s27 stochastic32 sat"])
@@ -305,11 +308,13 @@ EDGES = [0.0, -0.0, 1e-40, -1e-40, 0.5, -0.5, 1.5, -2.5, 1e5, -1e5, 3e9, -3e9, 2
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("overflow", ["wrap", "sat", "sat_sym", "sat_zero"])
-@pytest.mark.parametrize("form", ["s8f4", "u5", "s4f-1", "s24f20", "s31f8", "s8f-9", "s55f4"])
+@pytest.mark.parametrize("form", ["s8f4", "u5", "s4f-1", "s24f20", "s31f8", "s8f-3", "s8f-9",
+                                  "s55f4", "s8f118", "s8f119", "s8f126", "s8f512"])
 def test_quantizing_in_one_pass_is_encoding_and_casting(form, overflow, dtype):
     rng = np.random.default_rng(0)
     step = 2.0**-Format.parse(form).frac
-    x = np.concatenate([rng.normal(0, 4, 99), rng.normal(0, 1e-6, 20), EDGES[:12],
+    least = np.finfo(dtype).smallest_subnormal
+    x = np.concatenate([rng.normal(0, 4, 99), rng.normal(0, 1e-6, 20), EDGES[:12], [least, -least],
                         np.arange(-40, 41) * step / 4]).astype(dtype)
     for values in (x, np.concatenate([x, EDGES]).astype(dtype), x[:0]):
         for mode in [*(mode.name.lower() for mode in DETERMINISTIC), "stochastic4"]:
@@ -340,6 +345,17 @@ def test_codes_are_found_where_all_floats_lie_on_the_grid(data, form, dtype):
     found = engine.codes_on(x, form)
     assert (found is not None) == carried
     assert not carried or found.tolist() == given
+
+
+@pytest.mark.parametrize(("dtype", "bits", "least"),
+                         [(np.float32, 24, -126), (np.float64, 53, -1022)])
+def test_every_format_is_carried_up_to_its_limits(dtype, bits, least):
+    zero = np.zeros(1, dtype)
+    for signed, width, frac in product((False, True), (1, 2, 8, 23, 24, 25, 26, 52, 53, 54, 55),
+                                       (*range(-132, -95), 0, *range(124, 130), 512)):
+        magnitude = width - signed
+        assert (engine.codes_on(zero, Format(width, frac, signed)) is not None) == (
+            magnitude <= bits and magnitude + least <= frac <= -least)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
