@@ -212,6 +212,7 @@ def test_overflows_of_weight_and_buffer_are_counted_apart():
     (([0], [0], [-129]), 3, "grad: code -129 is outside s8f12"),
     (([0], [0], [0.5]), 3, "grad: dtype float64 holds no codes"),
     (([0], [0, 0], [0]), 3, r"weight \(1,\), buffer \(2,\), grad \(1,\): shapes differ"),
+    (([[0, 0]], [[0], [0]], [[0, 0]]), 3, r"buffer \(2, 1\), .* shapes differ"),
     (([0], [0], [0]), 11, "shift 11: the buffer s16f12 feeds .* from -4 to 10"),
 ])
 def test_what_a_buffer_cannot_take_is_refused(state, shift, message):
