@@ -10,7 +10,7 @@ from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.lanes import rounding_constants
-from emu.engine.kernels.tiles import ROWS
+from emu.engine.kernels.parts import ROWS
 from emu.engine.monitor import watching
 from emu.engine.operands import Matrix, Rows
 from emu.engine.paths import Problem, choose

@@ -8,7 +8,7 @@ import numpy as np
 from emu.engine.arrays import bounds, ready
 from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
-from emu.engine.kernels.tiles import ROWS
+from emu.engine.kernels.parts import ROWS
 from emu.engine.memory import scratch
 
 STORED = {"quads": np.int8, "pairs": np.int16, "vpdpwssd": np.int16}

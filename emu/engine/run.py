@@ -7,7 +7,8 @@ import numpy as np
 from emu.engine.arrays import ready
 from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
-from emu.engine.kernels.tiles import GROUP, REPLAY, ROWS, Rails
+from emu.engine.kernels.parts import ROWS, Rails
+from emu.engine.kernels.tiles import GROUP, REPLAY
 from emu.engine.kernels.vector import DOUBLE, I16, I32
 from emu.engine.memory import scratch
 from emu.engine.operands import INT8, STORED, block_sums

@@ -7,15 +7,8 @@ import numpy as np
 from numba import prange
 
 from emu.engine.kernels.jit import kernel
-from emu.engine.kernels.tiles import (
-    GROUP,
-    REPLAY,
-    ROWS,
-    Lane,
-    replay_tile,
-    tile,
-    tracked_tile,
-)
+from emu.engine.kernels.parts import ROWS, Lane
+from emu.engine.kernels.tiles import GROUP, REPLAY, replay_tile, tile, tracked_tile
 from emu.engine.kernels.vector import DOUBLE, I16, I32, I64
 
 LANES = {
