@@ -14,7 +14,8 @@ from emu.engine.memory import scratch
 from emu.engine.operands import INT8, STORED, block_sums
 from emu.engine.paths import BLOCK, Facts, Problem, external
 
-RISKY = 0.25  # of the vectors in the first rows: from here on stepping all is faster than replay
+# Of the vectors in the first rows: from here on stepping all this way is faster than replay.
+RISKY = {"step32_native": 0.1, "step32_vnni": 0.25}
 ELEMENTS = {"step16": np.int16, "step32": np.int32, "step64f": np.float64, "step64": np.int64,
             "pairs": np.int32, "quads": np.int32, "sum32": np.int32, "sum64f": np.float64,
             "sum64": np.int64}
@@ -127,8 +128,9 @@ def _tracked(p: Problem) -> Sums:
     all_off = filled(off, a.shape[1] * lane.word)
     watched = (a, x, all_off, first, c, sums, margin, risk)
     launch(gemm.tracked, p.work * sample // a.shape[0], *watched, 0, sample, rails)
-    if risk[:sample * ROWS].mean() > RISKY:
-        return compute(p, "step32_native" if facts.native else "step32_vnni")
+    stepped = "step32_native" if facts.native else "step32_vnni"
+    if risk[:sample * ROWS].mean() > RISKY[stepped]:
+        return compute(p, stepped)
     launch(gemm.tracked, p.work, *watched, sample, a.shape[0], rails)
     rows, groups = np.nonzero(risk[:p.rows.codes.shape[0]])
     if rows.size:
