@@ -129,7 +129,8 @@ def _tracked(p: Problem) -> Sums:
     watched = (a, x, all_off, first, c, sums, margin, risk)
     launch(gemm.tracked, p.work * sample // a.shape[0], *watched, 0, sample, rails)
     stepped = "step32_native" if facts.native else "step32_vnni"
-    if risk[:sample * ROWS].mean() > RISKY[stepped]:
+    seen = risk[:sample * ROWS]
+    if np.count_nonzero(seen) > RISKY[stepped] * seen.size:
         return compute(p, stepped)
     launch(gemm.tracked, p.work, *watched, sample, a.shape[0], rails)
     rows, groups = np.nonzero(risk[:p.rows.codes.shape[0]])
