@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conv_cases import drawn_layer, drawn_mac
+from engine_cases import accounted, watched
 from fixed_layers import tensor
 from hypothesis import given
 from hypothesis import strategies as st
@@ -239,3 +240,33 @@ def test_D11_shift_layers_have_weights_of_powers_of_two():
     inner, weight = ((v * 256).round() / 256 for v in (inner, model[1].weight.detach()))
     assert torch.equal(y.detach(), nn.adder.adder2d(inner, weight))
     assert module.weight.grad is not None and model[1].weight.grad is not None
+
+
+def test_D11_a_monitor_sees_every_step_of_an_adder_layer():
+    """Each term is watched as one times 1: the accounts are those of the definition."""
+    rng = np.random.default_rng(5)
+    geometry = {"stride": (1, 1), "padding": (1, 0), "groups": 2}
+    mac, shape = MacSpec.parse("{a: s9, b: s8, acc: s6 sat, lanes: 2}"), (2, 4, 4, 2)
+    x, w, error = (rng.integers(-8, 8, size) for size in ((2, 4, 3, 3), (4, 2, 2, 2), shape))
+    bias = np.array([3, -4, 0, 20])
+
+    def seen(terms, shape, axis, biases=None):
+        return accounted(((each, [1] * len(each)) for each in terms), mac,
+                         [0] * math.prod(shape) if biases is None else biases, shape, axis)
+
+    forward = ([-abs(p - q) for p, q in zip(a, b, strict=True)]
+               for a, b in reference.conv2d_terms(x.tolist(), w.tolist(), **geometry))
+    of_w = ([(p - code) * e for p, e in zip(a, b, strict=True)] for code, (a, b) in zip(
+        flat(w.tolist()), reference.conv2d_grad_weight_terms(
+            x.tolist(), error.tolist(), (2, 2), **geometry), strict=True))
+    of_x = ([max(-5, min(5, q - code)) * e for e, q in zip(a, b, strict=True)]
+            for code, (a, b) in zip(flat(x.tolist()), reference.conv2d_grad_input_terms(
+                error.tolist(), w.tolist(), (3, 3), **geometry), strict=True))
+    found = watched(engine.adder2d, x, w, mac, bias, **geometry)
+    assert found == seen(forward, shape, 1, np.broadcast_to(
+        bias[:, None, None], shape).ravel().tolist())
+    assert found[1][0]["overflowing_steps"] > 0
+    assert watched(engine.adder2d_grad_weight, x, w, error, mac, **geometry) == (
+        seen(of_w, w.shape, 0))
+    assert watched(engine.adder2d_grad_input, x, w, error, mac, 5, **geometry) == (
+        seen(of_x, x.shape, 1))

@@ -4,6 +4,7 @@ Layouts and the order of k are those of `conv.py`; `emu.reference.adder` is the 
 one path, the plain one.
 """
 
+from collections.abc import Iterator
 from math import isqrt
 
 import numpy as np
@@ -15,7 +16,9 @@ from emu.engine.kernels.adder import step_adder
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.mac import Steps
+from emu.engine.monitor import watching
 from emu.engine.threshold import dot_exactly
+from emu.engine.watched import watch_terms
 from emu.spec import MacSpec
 
 FACTOR = 24  # bits of the factor that normalises a gradient
@@ -44,9 +47,8 @@ def adder2d(x, w, mac: MacSpec, bias=None, stride=1, padding=0, dilation=1, grou
     if bias is not None:
         start[:] = as_codes(bias, "bias", mac.result.format, 1).reshape(start.shape)
     lowered = im2col.conv2d(x, w, g, mac.block)
-    out = lowered.assemble([_stepped(*lowered.operands(group), NONE, 0, mac, start[group])
-                            for group in range(groups)])
-    return narrowed(out, mac.result.format)
+    return _whole("adder2d", lowered, mac, lambda group: (
+        *lowered.operands(group), NONE, 0, start[group]))
 
 
 def adder2d_grad_weight(x, w, error, mac: MacSpec, stride=1, padding=0, dilation=1, groups=1
@@ -55,12 +57,10 @@ def adder2d_grad_weight(x, w, error, mac: MacSpec, stride=1, padding=0, dilation
     g = Geometry(stride, padding, dilation, groups)
     x, w, error = _operands(x, w, error, mac, g)
     _check_differences(x, w, mac)
-    lowered = im2col.conv2d_grad_weight(x, error, g, w.shape[2:])
-    outputs = w.shape[0] // groups
-    return narrowed(lowered.assemble([_stepped(
-        *lowered.operands(group),
-        w[group * outputs:(group + 1) * outputs].reshape(outputs, -1).T, 0, mac)
-        for group in range(groups)]), mac.result.format)
+    lowered, outputs = im2col.conv2d_grad_weight(x, error, g, w.shape[2:]), w.shape[0] // groups
+    return _whole("adder2d_grad_weight", lowered, mac, lambda group: (
+        *lowered.operands(group), w[group * outputs:(group + 1) * outputs].reshape(outputs, -1).T,
+        0, 0))
 
 
 def adder2d_grad_input(x, w, error, mac: MacSpec, limit: int, stride=1, padding=0, dilation=1,
@@ -76,12 +76,13 @@ def adder2d_grad_input(x, w, error, mac: MacSpec, limit: int, stride=1, padding=
                          "with both signs")
     lowered = im2col.conv2d_grad_input(error, w, g, x.shape[2:], mac.block)
     channels = x.shape[1] // groups
-    products = []
-    for group in range(groups):
+
+    def given(group):
         errors, weights = lowered.operands(group)
         at = x[:, group * channels:(group + 1) * channels].swapaxes(0, 1).reshape(channels, -1)
-        products.append(_stepped(weights.T, errors.T, at, limit, mac).T)
-    return narrowed(lowered.assemble(products), mac.result.format)
+        return weights.T, errors.T, at, limit, 0
+
+    return _whole("adder2d_grad_input", lowered, mac, given, turned=True)
 
 
 def adder_factor(grad: np.ndarray, frac: int) -> tuple[int, int]:
@@ -101,7 +102,31 @@ def adder_factor(grad: np.ndarray, frac: int) -> tuple[int, int]:
         fine += 1
 
 
-def _stepped(a, b, at, limit: int, mac: MacSpec, start=0) -> np.ndarray:
+def _whole(operation: str, lowered: im2col.Lowered, mac: MacSpec, given, turned: bool = False
+           ) -> np.ndarray:
+    """The result whose groups are `_stepped` on what `given` says; `turned`: channels are rows."""
+    if (scope := watching()) is None:
+        parts = [_stepped(mac, *given(group)) for group in range(lowered.groups)]
+        parts = [part.T if turned else part for part in parts]
+        return narrowed(lowered.assemble(parts), mac.result.format)
+    terms = (_terms(*given(group), turned) for group in range(lowered.groups))
+    return narrowed(watch_terms(scope, operation, lowered, mac, terms), mac.result.format)
+
+
+def _terms(a, b, at, limit: int, start, turned: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The terms (rows, K) of `_stepped` and where they start, channel by channel."""
+    a, b = a.astype(np.int64), b.astype(np.int64).T
+    for channel in range(len(a) if turned else len(b)):
+        if not at.size:
+            terms = -abs(a - b[channel])
+        else:
+            x, y, here = (a[channel], b, at[channel]) if turned else (a, b[channel], at[:, channel])
+            difference = x - here[:, None].astype(np.int64)
+            terms = (np.clip(difference, -limit, limit) if limit else difference) * y
+        yield terms, start if np.ndim(start) == 0 else start[:, channel:channel + 1]
+
+
+def _stepped(mac: MacSpec, a, b, at, limit: int, start) -> np.ndarray:
     """The accumulators (M, N) of `step_adder`."""
     shape = a.shape[0], b.shape[1]
     out = np.empty(shape, np.int64)

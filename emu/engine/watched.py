@@ -48,6 +48,24 @@ def watch_groups(scope: Scope, operation: str, lowered, mac: MacSpec, start: np.
     return lowered.assemble(out)
 
 
+def watch_terms(scope: Scope, operation: str, lowered, mac: MacSpec, groups) -> np.ndarray:
+    """A convolution of other terms than products, each of which enters as one times 1.
+
+    `groups` yield, channel by channel, the terms (rows, K) and what their sums start at.
+    """
+    parts, accounts, firsts = [], (), []
+    for group, channels in enumerate(groups):
+        found = [_watch(terms, np.ones((terms.shape[1], 1), np.int64), mac, start,
+                        lambda row, _, at=(group, column): lowered.index(at[0], row, at[1]))
+                 for column, (terms, start) in enumerate(channels)]
+        out, each, first = zip(*found, strict=True)
+        parts.append(np.concatenate(out, 1))
+        accounts, firsts = accounts + sum(each, ()), firsts + [one for one in first if one]
+    scope.seen.append(Record(operation, scope.label, mac, accounts,
+                             min(firsts, key=lambda one: one.output, default=None)))
+    return lowered.assemble(parts)
+
+
 def watch_cast(scope: Scope, operation: str, x: np.ndarray, frac: int, to: Cast,
                codes: np.ndarray, inside: np.ndarray, divisor: np.ndarray | None = None) -> None:
     """Record the cast of `x` (over `divisor`, of its shape) into `codes`."""
