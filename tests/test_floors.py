@@ -34,7 +34,7 @@ FLOORS = {
     "emu/nn": {*CASTS, "emu.rule", "emu.spec", "emu.update", "emu.norm", "emu.norm_casts",
                "emu.table", "emu.engine", "numpy", "torch", "yaml", "pydantic", "pydantic_core",
                "rich"},
-    "emu/lab": {"emu.__version__", *CASTS, "emu.rule", "emu.spec", "emu.update",
+    "emu/lab": {"emu.__version__", *CASTS, "emu.norm", "emu.rule", "emu.spec", "emu.update",
                 "emu.reference", "emu.engine", "emu.bounds", "emu.golden", "emu.cosim", "emu.nn",
                 "numpy", "torch", "yaml", "safetensors", "sklearn", "matplotlib"},
     "emu/compat": {*CASTS, "emu.rule", "emu.spec", "emu.update", "emu.engine", "emu.nn",

@@ -7,11 +7,13 @@ import pytest
 from engine_cases import filled
 from hypothesis import given, reject
 from strategies import examples
+from test_lab import recipe
 from test_norm import BY_PRODUCT, SEEDS, SHAPES, SPEC, TEXT, channels, norms, parameters
 
-from emu import Cast, Format, NormSpec, golden, reference
+from emu import Cast, Format, NormSpec, Table, golden, reference
 from emu.engine import Casted
 from emu.golden import read_manifest
+from emu.lab import train as lab
 from emu.lab.record import Recorder
 from emu.lab.rtl import RtlBackend
 from emu.nn.backend import Backend, Place
@@ -153,6 +155,42 @@ def test_averages_are_recorded_as_quotients():
     assert found.codes.ravel().tolist() == [
         reference.divide(code, area, 3, to) for code, area in zip(
             codes.ravel().tolist(), 2 * divisor.ravel().tolist(), strict=True)]
+
+
+def test_slopes_of_a_table_are_multiplied_on_a_mac():
+    slope = Table.parse("{x: s4f2, y: s8f6 ties_even sat, function: sigmoid}")
+    x, error = filled((3, 4), slope.x, 1), filled((3, 4), Format(9), 2)
+    to, recorder = Cast.parse("s8f5 ties_even sat"), Recorder(Backend())
+    found = recorder.lookup_grad(PLACE, error, 7, x, slope, to)
+    entries = [reference.lookup(code, slope) for code in x.ravel().tolist()]
+    assert found.codes.ravel().tolist() == [
+        reference.cast(e * entry, 13, to) for e, entry in zip(error.ravel().tolist(), entries,
+                                                              strict=True)]
+    assert [type(trace).__name__ for trace in recorder.traces] == ["MacTrace", "CastTrace"]
+    recorder.lookup(PLACE.part("exp"), x, slope)
+    assert recorder.tables == {"norm.x.exp": str(slope)}
+
+
+@pytest.mark.parametrize("operation", ["adder2d", "adder2d_grad_input", "adder2d_grad_weight",
+                                       "conv_transpose2d"])
+def test_sums_that_no_unit_adds_are_refused_by_name(operation):
+    with pytest.raises(ValueError, match=rf"^norm\.x: no RTL unit does {operation}; train it "
+                                         "without recording"):
+        getattr(Recorder(Backend()), operation)(PLACE, None, None, None, mac=None)
+
+
+def test_a_manifest_says_what_became_of_the_loss(tmp_path):
+    made = {}
+    for loss in ("host", "table"):  # one step each
+        given = recipe("digits-mlp-int8", training__epochs=1, training__batch=1440, monitor=0,
+                       record_batch=1, loss=loss)
+        lab.train(given, tmp_path / loss, record=tmp_path / f"{loss} step")
+        manifest = read_manifest(tmp_path / f"{loss} step")
+        made[loss] = manifest.about["made"]
+        assert ("quantizer/loss.x.hex" in {file.name for file in manifest.files}) == (
+            loss == "table")
+    assert made["host"] == {"loss": "cross-entropy on the host, in float64"}
+    assert made["table"].keys() == {"loss.forward", "loss.log"}
 
 
 @pytest.mark.parametrize("spec", [SPEC, BY_PRODUCT], ids=["quotient", "reciprocal"])

@@ -1,7 +1,8 @@
 """Batch norm and averages as the operations that hardware has: sums on a mac, casts on a quantizer.
 
-No unit of hw/rtl divides or takes a root. A quotient or a root is made by the model, cut to odd
-behind the bits that its cast looks at, and the quantizer rounds it: once, to the same code.
+No unit of hw/rtl divides, takes a root or reads a table. The entry of a table is what it is; a
+quotient or a root is made by the model, cut to odd behind the bits that its cast looks at, and the
+quantizer rounds it: once, to the same code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from emu.spec import MacSpec
 
 MINUS = Format(1)  # whose code -1 subtracts
 PARTED = ("norm_statistics", "batch_norm", "running_norm", "frozen_norm", "batch_norm_grad",
-          "divide")  # what `Parts` makes of `dots` and `cast`
+          "divide", "lookup_grad")  # what `Parts` makes of `dots` and `cast`
 
 
 class Exact(NamedTuple):
@@ -140,6 +141,12 @@ class Parts(Backend):
         each = np.broadcast_to(divisor, codes.shape)
         return self._quotients(place, "sum / area", codes.ravel().tolist(), each.ravel().tolist(),
                                form.frac, to, codes.shape)
+
+    def lookup_grad(self, place, error, frac, x, slope, to):
+        low, high = engine.bounds(error)
+        given = Exact(error.astype(np.int64), Format.holding(min(low, -1), high, frac))
+        product = self._plus(place, given, Exact(engine.lookup(x, slope), slope.y.format))
+        return self._cast_exact(place, product, to, error.shape)
 
     def _divisors(self, place: Place, var, spec: NormSpec) -> list[int]:
         """max(1, std + eps_std) of each channel: std is a root in its cast."""

@@ -17,13 +17,15 @@ from emu.number import Cast, Rounding
 class Recorder(Parts):
     """Computes as `Backend` does, and keeps a trace of each operation in `traces`.
 
-    What `Parts` takes apart is kept part by part.
+    What `Parts` takes apart is kept part by part. `tables` names what was read from tables, which
+    no trace shows.
     """
 
     def __init__(self, backend: Backend):
         super().__init__(backend.seed)
         self.step = backend.step
         self.traces: list[BufferTrace | CastTrace | MacTrace | UpdateTrace] = []
+        self.tables: dict[str, str] = {}
         self._names: dict[tuple[str, str], int] = {}
 
     def cast(self, place, codes, form, to):
@@ -40,6 +42,14 @@ class Recorder(Parts):
         found = self.cast(place, codes, form, to)
         self.traces[-1] = replace(self.traces[-1], made=what)
         return found
+
+    def lookup(self, place, x, table):
+        self.tables[f"{place.site}.{place.name}"] = str(table)
+        return super().lookup(place, x, table)
+
+    def softmax(self, place, x, spec, absent=None):
+        self.tables[f"{place.site}.{place.name}"] = f"softmax {spec}"
+        return super().softmax(place, x, spec, absent)
 
     def dots(self, place, a, b, mac, bias=None):
         out = (a * b).sum(1) << mac.product.format.frac
@@ -125,6 +135,18 @@ class Recorder(Parts):
             return None, None
         loads = self.loads(place)
         return _list(engine.random_operands(shape, to.rand_bits, loads)), _list(loads)
+
+
+def _refusing(operation: str):
+    def refuse(self, place: Place, *_, **__):
+        raise ValueError(f"{place.site}.{place.name}: no RTL unit does {operation}; train it "
+                         "without recording")
+
+    return refuse
+
+
+for _name in ("adder2d", "adder2d_grad_input", "adder2d_grad_weight", "conv_transpose2d"):
+    setattr(Recorder, _name, _refusing(_name))
 
 
 def _compared(operation: str):

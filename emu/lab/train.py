@@ -198,9 +198,10 @@ def _begin(recipe: Recipe, images: Images, machine: Machine, progress: Progress 
 
 
 def _recorded(machine: Machine) -> Recorder:
-    """Let a recorder compute for `machine` from here on."""
+    """Let a recorder compute for `machine`, its loss too, from here on."""
     recorder = Recorder(machine.backend)
     nn.use_backend(machine.model, recorder)
+    nn.use_backend(machine.loss, recorder)
     return recorder
 
 
@@ -220,7 +221,11 @@ def record_step(recipe: Recipe, images: Images, machine: Machine, epoch: int, ou
     copy.model.train()
     _step(copy, x, y)
     about = {"about": f"training step {machine.backend.step} of: {recipe.about}",
-             "batch": len(x), "seed": recipe.seed}
+             "batch": len(x), "seed": recipe.seed, "made": dict(recorder.tables)}
+    if recipe.loss == "host":
+        about["made"]["loss"] = "cross-entropy on the host, in float64"
+    if copy.thresholds:
+        about["made"]["thresholds"] = "log2_t by Adam on the host, in float"
     return golden.write_step(out, recorder.traces, about, progress)
 
 
