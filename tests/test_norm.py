@@ -317,6 +317,15 @@ def test_sums_of_errors_are_exact_far_beyond_int64():
     assert (got.x.ravel().tolist(), int(got.gamma[0]), int(got.beta[0])) == want
 
 
+def test_narrow_errors_meet_all_bits_of_wide_codes():
+    spec = NormSpec.parse(changed(xhat="u32f8", gamma="s8", backward={
+        "error": "s8", "grad_gamma": "s62f8", "mean_product": "s8f-8", "mean_error": "s8",
+        "scale": "s2"}))
+    error, xhat = np.array([[100], [-7]], np.int8), np.array([[(1 << 32) - 1], [1 << 31]])
+    got = engine.batch_norm_grad(error, xhat, [1 << 10], [99], spec)
+    assert int(got.gamma[0]) == 100 * ((1 << 32) - 1) - 7 * (1 << 31)
+
+
 @pytest.mark.parametrize("spec", [SPEC, BY_PRODUCT])
 def test_what_was_out_of_range_is_told(spec):
     x, (mean, var, gamma, beta) = filled((4, 3, 5), spec.x, 1), parameters(spec, 3, 1)
