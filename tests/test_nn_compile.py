@@ -36,6 +36,21 @@ class Halves(torch.nn.Module):
         return self.drop(x[0]) + F.dropout(x[1], 0.5, self.training)
 
 
+class Cells(torch.nn.Module):
+    """Steps of cells: parameters with several uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.gru = torch.nn.LSTMCell(3, 4), torch.nn.GRUCell(4, 2)
+
+    def forward(self, x):
+        state = out = None
+        for part in x.unbind(0):
+            state = self.lstm(part, state)
+            out = self.gru(state[0], out)
+        return out
+
+
 class Broken(torch.nn.Module):
     """A forward that no whole graph holds: what it computes depends on what it computed."""
 
@@ -50,6 +65,17 @@ class Broken(torch.nn.Module):
         return F.relu(torch.matmul(x, x.transpose(0, 1)))
 
 
+class Last(torch.nn.Module):
+    """A recurrent network, at which torch breaks graphs."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(4, 3)
+
+    def forward(self, x):
+        return self.lstm(x)[0]
+
+
 MODELS = {
     "linear": (lambda: torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(),
                                            torch.nn.Linear(5, 3)), (4, 6)),
@@ -59,6 +85,7 @@ MODELS = {
         torch.nn.Flatten(), torch.nn.Linear(2, 3)), (2, 2, 8, 8)),
     "user": (Gram, (2, 3, 4)),
     "statistics and masks": (Halves, (4, 6)),
+    "cells": (Cells, (3, 2, 3)),
     "transformer": (lambda: torch.nn.TransformerEncoderLayer(4, 2, 6, 0.5, batch_first=True),
                     (2, 3, 4)),
 }
@@ -116,6 +143,16 @@ def test_inductor_gives_the_same_bits():
     compared("statistics and masks", backend="inductor", fullgraph=True)
 
 
+@torch._dynamo.config.patch(allow_rnn=True)
+def test_a_recurrent_network_is_compiled_where_torch_allows_it():
+    plain = nn.fix(torch.nn.Sequential(torch.nn.Linear(6, 4), Last()).double(),
+                   {"default": HARDWARE})
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    assert all(map(torch.equal, step(compiled, twin, inputs("linear")),
+                   step(plain, plain, inputs("linear"))))
+
+
 @pytest.mark.parametrize("x", ["s6 auto:max ties_even sat", "s6f3 stochastic8 sat"])
 def test_hardware_with_state_runs_with_graph_breaks(x):
     compared("linear", backend="aot_eager", changes={"x": x})
@@ -125,8 +162,8 @@ def test_hardware_with_state_runs_with_graph_breaks(x):
     lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LogSigmoid()), Broken,
     lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4, momentum=None)),
     lambda: torch.nn.Sequential(torch.nn.Unflatten(1, (6, 1, 1)), nn.ConvBN(6, 2, 1)),
-    lambda: torch.nn.RNNCell(6, 3),
-], ids=["float core", "break", "cumulative average", "folding", "recurrent"])
+    lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), Last()),
+], ids=["float core", "break", "cumulative average", "folding", "network"])
 def test_what_no_graph_holds_runs_as_it_does_uncompiled(made):
     torch.manual_seed(0)
     plain = nn.fix(made().double(), {"default": HARDWARE})
@@ -167,13 +204,50 @@ def test_a_scope_holds_in_what_is_compiled_around_or_within_it():
     (lambda: torch.nn.Linear(6, 4), {"x": "s6 auto:max sat"}, r"hardware with state \(auto\)"),
     (lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.LogSigmoid()), {},
      r"layer '1' \(LogSigmoid\)"),
-    (lambda: torch.nn.RNNCell(6, 3), {}, "layer 'hh', a step of several,"),
-], ids=["state", "float core", "recurrent"])
+], ids=["state", "float core"])
 def test_what_is_no_whole_graph_says_so(made, changes, message):
     model = nn.fix(made(), {"default": {**HARDWARE, **changes}})
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with pytest.raises(torch._dynamo.exc.Unsupported, match=f"emu.nn: {message} is not compiled"):
         compiled(inputs("linear").float())
+
+
+class Fan(torch.nn.Module):
+    """A model whose rectified x has two users, and so have its results."""
+
+    def __init__(self, users):
+        super().__init__()
+        self.users = users
+
+    def forward(self, x):
+        return self.users(F.relu(x))
+
+
+@pytest.mark.parametrize("users", [
+    lambda x: (F.relu(x), F.relu(x)), lambda x: (F.relu(x.reshape(1, 3)).reshape(3), F.relu(x)),
+    lambda x: (x.flip(0), F.relu(x)), lambda x: (x, x), lambda x: torch.cat([x, x]).split(3),
+], ids=["functions", "view", "move", "results", "parts"])
+def test_sums_of_gradients_in_a_graph_are_exact_or_refused(users):
+    compiled = torch.compile(nn.fix(Fan(users), {"default": {}}), fullgraph=True,
+                             backend="aot_eager")
+    for big, small in ((2.0 ** 20, 2.0 ** -6), (2.0 ** 24, 1.0)):
+        for dtype in (torch.float64, torch.float32):
+            x = torch.ones(3, dtype=dtype, requires_grad=True)
+            grads = [x.detach() * big, x.detach() * small]
+            if dtype == torch.float64:
+                torch.autograd.backward(compiled(x), grads)
+                assert x.grad.tolist() == [big + small] * 3
+            else:
+                with pytest.raises(ValueError, match=r"magnitude bits, torch\.float32 carries 24"):
+                    torch.autograd.backward(compiled(x), grads)
+
+
+def test_a_user_outside_a_graph_s_hardware_is_refused():
+    module = nn.fix(torch.nn.ReLU(), {"default": {}})
+    whole = torch.compile(lambda x: module(x) + 2 * x, backend="aot_eager", fullgraph=True)
+    x = torch.ones(3, requires_grad=True)
+    with pytest.raises(nn.FloatSum, match="something outside the hardware adds to it"):
+        whole(x).sum().backward()
 
 
 def test_the_operators_keep_torchs_rules():
@@ -190,6 +264,9 @@ def test_the_operators_keep_torchs_rules():
     y = torch.ops.emu.call(*args)
     torch.library.opcheck(torch.ops.emu.call_grad.default, (
         torch.ones_like(y), [t.detach() for t in args[0]], [True, True, False], args[1]))
+    torch.library.opcheck(torch.ops.emu.alias.default, (x,))
+    parts = [torch.ones(3), torch.ones(3)]
+    torch.library.opcheck(torch.ops.emu.proved.default, (parts[0] + parts[1], parts))
     torch.library.opcheck(torch.ops.emu.drawn.default, ([2, 3], 0.5),
                           test_utils=("test_schema", "test_faketensor"))  # others draw twice
 

@@ -248,7 +248,8 @@ WIDE = {"forward": "{acc: s26 sat}", "y": None}
 
 def test_a_float32_model_refuses_a_wider_accumulator_and_says_what_helps():
     model = nn.fix(torch.nn.Sequential(torch.nn.Linear(4, 2)), {"default": {**HARDWARE, **WIDE}})
-    message = r"0.y: s26f6 has 25 magnitude bits, torch.float32 carries 24; use model.double\(\)"
+    message = (r"0.y: s26f6 has 25 magnitude bits, torch.float32 carries 24; give the layer a "
+               r"narrower cast y, or use model.double\(\)")
     with pytest.raises(ValueError, match=message):
         model(torch.ones(1, 4))
 

@@ -3,29 +3,23 @@
 `emu::call` runs one function of the table, `emu::call_grad` its backward, which runs it again, and
 `emu::moved` gives the running statistics after a batch. What they compute is a text: the function,
 the site, its LayerSpec and the arguments that are no tensors. So a graph holds nothing of a model
-but texts, and gives the same bits. `emu::drawn` are the masks of dropout.
-
-A fixed module is compiled as a whole or not at all. Hardware with state (rules that choose binary
-points, random operands), float cores, recurrent layers and whatever torch itself breaks a graph at
-make it run as it does uncompiled, between graphs. A compiled graph adds the gradients of a tensor's
-several users in float, without a check: where such a sum may need more bits than the dtype has, use
-float64.
+but texts, and gives the same bits. `emu::drawn` are the masks of dropout. Where a tensor has
+several users, `emu::proved` gives the exact sum of their gradients, or raises; `emu::alias` makes
+what only moves a tensor one of its users.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import threading
 
 import torch
-from torch._C._dynamo import eval_frame
 from torch._library.effects import EffectType
 
-from emu.nn import functions
-from emu.nn.audit import EXACT
+from emu.nn import border, functions
 from emu.nn.backend import Backend
 from emu.nn.config import Site
+from emu.nn.grads import Gradient, Part, Parts
 from emu.nn.layer import Hardware, Layer
 from emu.spec import LayerSpec
 
@@ -66,58 +60,6 @@ def _spec(hardware: str, path: str, kind: str, uses: tuple, training: bool) -> s
     return str(Hardware.known[hardware].resolve(Site(path, kind, uses, training)))
 
 
-@torch.compiler.assume_constant_result
-def moves(name: str) -> bool:
-    """Whether a torch function only moves or compares values, by its schema."""
-    packet = getattr(torch.ops.aten, name, None)
-    return name in EXACT | {"__get__", "__getitem__"} or (packet is not None and all(
-        getattr(packet, overload).is_view for overload in packet.overloads()))
-
-
-def refuse(what: str) -> None:
-    """End the graph before the fixed module that runs, which then runs as it does uncompiled.
-
-    Torch raises instead where the whole graph is wanted.
-    """
-    torch._dynamo.graph_break(msg=f"emu.nn: {what} is not compiled; leave fullgraph=True out, and "
-                              "it runs as it does uncompiled")
-
-
-def never_begin_with(function, within: bool = True) -> None:
-    """Let the compiler have a function inside another's graph only, never alone.
-
-    `within` goes for all that the function calls: a graph that began in the middle of a fixed
-    module would run under its mode, and be taken for calls of the model.
-    """
-    skip, default = eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
-    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(
-        skip, skip if within else default))
-
-
-_lock = threading.Lock()
-_stances: list = []  # torch's, once for each scope that is open in any thread
-
-
-def off():
-    """Let torch compile nothing: no graph knows of a scope around it. Gives what `on` takes."""
-    before = eval_frame.set_eval_frame(None)  # of this thread, which a compiled function may run in
-    with _lock:
-        _stances.append(_stances[-1] if _stances else torch.compiler.set_stance("force_eager"))
-    return before
-
-
-def on(before) -> None:
-    """Let torch compile as it did before `off`, where no other scope is open."""
-    with _lock:
-        stance = _stances.pop()
-        if not _stances:
-            stance.__exit__(None, None, None)
-    eval_frame.set_eval_frame(before)
-
-
-never_begin_with(off, within=False)
-
-
 def _marked(value, tensors: list):
     """The value with every tensor replaced by ("tensor", its place in `tensors`)."""
     if isinstance(value, torch.Tensor):
@@ -147,8 +89,8 @@ def _filled(value, tensors: list):
 def _parsed(what: str) -> tuple:
     """(entry, its torch function, layer, training, arguments) of an operator's text."""
     name, path, text, training, shape = ast.literal_eval(what)
-    function, entry = next((function, entry) for function, entry in functions.TABLE.items()
-                           if entry.name == name)
+    function, entry = functions.STEPS.get(name) or next(
+        pair for pair in functions.TABLE.items() if pair[1].name == name)
     layer = Layer(path, LayerSpec.parse(text), Hardware(None, Backend()), entry.channels)
     return entry, function, layer, training, shape
 
@@ -216,16 +158,91 @@ def _(grad, tensors, needs, what):
             for x, need in zip(tensors, needs, strict=True) if need]
 
 
+class _Uses:
+    """The gradients that the users of a tensor gave, and its hook: autograd's sum is proved."""
+
+    def __init__(self):
+        self.parts: list[torch.Tensor] = []
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Uses | None:
+        """Those of a tensor, None where it wants no gradient."""
+        if not tensor.requires_grad:
+            return None
+        hooks = (tensor._backward_hooks or {}).values() if tensor.grad_fn is None else [
+            tensor.grad_fn.metadata.get(("uses", tensor.output_nr))]
+        found = next((hook for hook in hooks if isinstance(hook, cls)), None)
+        if found is None:
+            found = cls()
+            tensor.register_hook(found)
+            if tensor.grad_fn is not None:
+                tensor.grad_fn.metadata["uses", tensor.output_nr] = found
+        return found
+
+    def __call__(self, grad: torch.Tensor) -> torch.Tensor | None:
+        mine, self.parts = self.parts, []
+        if not mine or (len(mine) == 1 and mine[0] is grad):
+            return None
+        return torch.ops.emu.proved(grad, mine)
+
+
 def _keep(ctx, inputs, output):
-    ctx.what = inputs[1]
+    ctx.what, ctx.uses = inputs[1], [_Uses.of(x) for x in inputs[0]]
     ctx.save_for_backward(*inputs[0])
 
 
 def _backward(ctx, grad):
-    tensors = list(ctx.saved_tensors)
-    needs = [x.is_floating_point() and x.requires_grad for x in tensors]
-    found = iter(torch.ops.emu.call_grad(grad, tensors, needs, ctx.what))
-    return [next(found) if need else None for need in needs], None
+    needs = [uses is not None for uses in ctx.uses]
+    found = iter(torch.ops.emu.call_grad(grad, list(ctx.saved_tensors), needs, ctx.what))
+    found = [next(found) if need else None for need in needs]
+    for uses, part in zip(ctx.uses, found, strict=True):
+        if uses is not None:
+            uses.parts.append(part)
+    return found, None
+
+
+@torch.library.custom_op("emu::proved", mutates_args=())
+def _proved(grad: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+    name, arrived, task = "a gradient", Parts(), torch._C._current_graph_task_id()
+    for part in parts:
+        arrived.append(Part(part, *border.to_codes(part, name), task))
+    total = Gradient.of(grad, arrived)
+    return border.each_to_tensor(total.codes, border.holding(total.codes, total.frac), grad.dtype,
+                                 f"the gradient of a tensor {tuple(grad.shape)}")
+
+
+@_proved.register_fake
+def _(grad, parts):
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("emu::alias", mutates_args=())
+def _alias(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+@_alias.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+def _keep_alias(ctx, inputs, output):
+    ctx.uses = _Uses.of(inputs[0])
+
+
+def _backward_alias(ctx, grad):
+    if ctx.uses is not None:
+        ctx.uses.parts.append(grad)
+    return grad
+
+
+_alias.register_autograd(_backward_alias, setup_context=_keep_alias)
+
+
+def alias(x):
+    """A tensor for a user whose gradient the graph would add to others unseen; others as is."""
+    wants = isinstance(x, torch.Tensor) and x.requires_grad
+    return torch.ops.emu.alias(x) if wants else x
 
 
 _call.register_autograd(_backward, setup_context=_keep)

@@ -216,5 +216,10 @@ for names, name, function, kind in (
         ((torch.addmm, T.addmm, torch.baddbmm, T.baddbmm), "addmm", composite.addmm, "addmm")):
     TABLE |= dict.fromkeys(names, Entry(name, function, (kind,), NONE, composite=True))
 
+# What recurrent networks call instead of linear, each beside what gives its shape in torch.
+STEPS = {name: (of, TABLE[F.linear]._replace(name=name, function=function))
+         for name, of, function in (("step", F.linear, recurrent.step),
+                                    ("shared", lambda x, name: x, recurrent.shared))}
+
 # Modules that are an entry's function: the classes that a configuration may name.
 KINDS = {kind: entry for entry in TABLE.values() for kind in entry.kinds}

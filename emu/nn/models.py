@@ -19,7 +19,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils.weak import WeakIdKeyDictionary
 
-from emu.nn import compiled, scope, state
+from emu.nn import compiler, scope, state
 from emu.nn.backend import Backend
 from emu.nn.config import Config
 from emu.nn.grads import outgoing
@@ -46,18 +46,18 @@ class FixedScope:
         self._open = threading.local()
 
     def __enter__(self) -> FixedScope:
-        compiler = compiled.off()
+        was = compiler.off()
         opened = self._open.stack = getattr(self._open, "stack", [])
-        opened.append((self._running(Frame(self._functions, True, self)), compiler))
+        opened.append((self._running(Frame(self._functions, True, self)), was))
         opened[-1][0].__enter__()
         return self
 
     def __exit__(self, *error) -> None:
-        running, compiler = self._open.stack.pop()
+        running, was = self._open.stack.pop()
         running.__exit__(*error)
-        compiled.on(compiler)
+        compiler.on(was)
 
-    compiled.never_begin_with(__enter__, within=False)
+    compiler.never_begin_with(__enter__, within=False)
 
     @contextmanager
     def _running(self, frame: Frame):

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils._pytree import tree_map
 
-from emu.nn import compiled, sites, state
+from emu.nn import compiled, compiler, frames, sites, state
 from emu.nn.adder import Adder2d, SEConv2d
 from emu.nn.audit import fixed_again, floating, visit
 from emu.nn.backend import Backend
@@ -157,17 +158,20 @@ def _in_scope(module: FixedModule, forward, args, kwargs):
         with floating():
             return forward(*args, **kwargs)
     if torch.compiler.is_compiling() and region.hardware.eager:
-        compiled.refuse(region.hardware.eager)
+        compiler.refuse(region.hardware.eager)
     if within(region):  # called by the forward of a subclass
         return forward(*args, **kwargs)
     region.ran = True
-    inner = torch.compiler.is_compiling() or top() is not None
+    tracing = torch.compiler.is_compiling()
+    inner = getattr(frames.state, "open", False) if tracing else top() is not None
     with fixed_again(), running(Frame(region, module.training)):
         out = forward(*args, **kwargs)
-    return out if inner else outgoing(out)
+    if inner:
+        return out
+    return tree_map(compiled.alias, out) if tracing else outgoing(out)
 
 
-compiled.never_begin_with(_in_scope)
+compiler.never_begin_with(_in_scope)
 
 
 def _scoped(forward):

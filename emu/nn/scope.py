@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch.overrides import TorchFunctionMode
 
-from emu.nn import compiled, functions
+from emu.nn import compiled, compiler, functions
 from emu.nn.audit import FloatSum, audit, host, on_host, visit
 from emu.nn.config import Site
 from emu.nn.frames import state
@@ -29,7 +29,8 @@ from emu.nn.operation import run
 from emu.nn.ops.casts import Cast
 
 # What asks a tensor for something or tells autograd something, and computes nothing here.
-_PLAIN = {torch.autograd.backward, torch.autograd.grad} | {getattr(torch.Tensor, name) for name in (
+_PLAIN = {torch.autograd.backward, torch.autograd.grad, torch.ops.emu.call} | {
+    getattr(torch.Tensor, name) for name in (
     "__len__", "backward", "detach", "detach_", "dim", "is_contiguous", "is_floating_point", "item",
     "numel", "numpy", "register_hook", "register_post_accumulate_grad_hook", "requires_grad_",
     "retain_grad", "size", "stride", "tolist")}
@@ -158,11 +159,9 @@ class Frame:
         visit(layer.site)
         return entry.function(layer, self.training, *args, **kwargs)
 
-    def instead(self, known, function, *args):
-        """`function` on the hardware that the torch function `known` has here."""
-        if torch.compiler.is_compiling():
-            compiled.refuse(f"layer {self.region.path!r}, a step of several,")
-        return self.fixed(functions.TABLE[known]._replace(function=function), args, {})
+    def step(self, name: str, *args):
+        """A function of `functions.STEPS` on the hardware of a linear layer."""
+        return self.fixed(functions.STEPS[name][1], args, {})
 
     def _within(self, entry) -> Region:
         """The region of the functions that a composite one is made of."""
@@ -189,8 +188,11 @@ class Frame:
         """A function that the hardware does not have: moved as it is, or a float core."""
         if torch.compiler.is_compiling() and func not in _PLAIN and any(
                 x.is_floating_point() for x in _tensors(args, kwargs)):
-            if not compiled.moves(func.__name__):
-                compiled.refuse(func.__name__)
+            if not compiler.moves(func.__name__):
+                compiler.refuse(func.__name__)
+            if in_place(func) or (func.__name__ == "__get__" and func not in _VIEWS):
+                return func(*args, **kwargs)
+            args, kwargs = _replaced((args, kwargs), compiled.alias)
             return func(*args, **kwargs)
         if func in _PLAIN or getattr(func, "__module__", "") == "torch.nn.init" or not any(
                 x.is_floating_point() for x in _tensors(args, kwargs)):

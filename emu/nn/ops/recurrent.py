@@ -110,13 +110,13 @@ def _function(at: str, function: Callable, x):
 
 def _hidden(at: str, weight, bias) -> Callable:
     """The product of the hidden state of each step."""
-    def use(function, *args):
+    def use(name, *args):
         with named(f"{at}hh") as frame:
-            return frame.instead(F.linear, function, *args)
+            return frame.step(name, *args)
 
-    weight = use(shared, weight, "grad_w")
-    bias = None if bias is None else use(shared, bias, "grad_b")
-    return lambda h: use(step, h, weight, bias)
+    weight = use("shared", weight, "grad_w")
+    bias = None if bias is None else use("shared", bias, "grad_b")
+    return lambda h: use("step", h, weight, bias)
 
 
 def _input(at: str, x, weight, bias):
