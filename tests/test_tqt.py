@@ -325,6 +325,38 @@ def test_D06_shared_thresholds_are_one_parameter():
         nn.share_thresholds(model, ["0.z"])
 
 
+class Joined(torch.nn.Module):
+    """Two layers of one input, side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(6, 6), torch.nn.Linear(6, 4)
+
+    def forward(self, x):
+        return torch.cat([self.a(x), self.b(x)], 1)
+
+
+def test_D06_the_parts_of_a_concatenation_may_share_one_scale():
+    model = nn.fix(Joined().double(), {"default": LEARNED})
+    model(tensor(X).double())
+    with torch.no_grad():
+        model.b.y_log2_t.copy_(model.a.y_log2_t + 3)
+    alone = model(tensor(X).double())
+    shared = nn.share_thresholds(model, ["a.y", "b.y"])
+    assert model.a.y_log2_t is model.b.y_log2_t is shared
+    together = model(tensor(X).double())
+    assert not torch.equal(alone[:, :6], together[:, :6])  # in the coarser steps of the other
+    assert torch.equal(alone[:, 6:], together[:, 6:])
+    apart = 0
+    for layer in (model.a, model.b):
+        shared.grad = None
+        layer(tensor(X).double()).sum().backward()
+        apart += shared.grad
+    shared.grad = None
+    model(tensor(X).double()).sum().backward()
+    assert torch.allclose(shared.grad, apart, rtol=1e-12, atol=0)  # both move it
+
+
 def test_thresholds_freeze_one_by_one_the_steadiest_first():
     model = two()
     freezer = nn.Freezer(model, start=2, every=3)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
+from math import isqrt
 from pathlib import Path
 
 import numba
@@ -23,6 +24,7 @@ from emu.lab.data import Images, load
 from emu.lab.recipe import Recipe
 from emu.lab.run import WEIGHTS
 from emu.nn import wage
+from emu.norm_casts import NormCasts
 
 WAGEUBN = ["wageubn-full8", "wageubn-e16", "wageubn-official"]
 RECIPES = ["digits-cnn-wageubn-full8", "digits-cnn-wage-2888", "lenet5-wageubn-full8",
@@ -169,6 +171,95 @@ def test_C04_batch_norm_is_its_formula():
         assert [Fraction(v) for v in y[:, channel].reshape(-1).tolist()] == want
 
 
+def graph_grad(x, e, gamma, mean, std, eps, quantised):
+    """dL/dx of y = gamma Q(xhat) + beta, node by node, each Q straight through.
+
+    xhat = (x - Q(mean)) / (Q(std) + eps), std = sqrt(var), var = mean((x - mean)^2); `quantised`
+    are (Q(mean), Q(std)), and `std` the root itself.
+    """
+    n, (of_mean, of_std) = len(x), quantised
+    below = of_std + eps
+    of_xhat = [gamma * each for each in e]
+    to_mean = -sum(g / below for g in of_xhat)
+    to_std = -sum(g * (v - of_mean) / below**2 for g, v in zip(of_xhat, x, strict=True))
+    to_var = to_std / (2 * std)
+    return [g / below + to_mean / n + to_var * 2 * (v - mean) / n
+            for g, v in zip(of_xhat, x, strict=True)]
+
+
+def normed(x, e, gamma, eps_std):
+    """(gradient of x, of gamma, of beta, the backward spec) of a WAGEUBN norm of one channel."""
+    settings = recipe().hardware["by_type"]["BatchNorm2d"]
+    settings = settings | {"norm": settings["norm"] | {"eps_std": eps_std}}
+    module = nn.fix(torch.nn.BatchNorm2d(1).double(), {"default": settings}).train()
+    with torch.no_grad():
+        module.weight.fill_(float(gamma))
+    given = torch.tensor([float(v) for v in x]).double().reshape(-1, 1, 1, 1).requires_grad_()
+    module(given).backward(torch.tensor([float(v) for v in e]).double().reshape(-1, 1, 1, 1))
+    error = Format.holding(-128, 127, 11)
+    spec = NormCasts.parse(settings["norm"]).spec(
+        Format.parse("s24f14"), Format.parse("s10f7"), Format.parse("s10f7"), error)
+    return (*([Fraction(v) for v in tensor.reshape(-1).tolist()] for tensor in (
+        given.grad, module.weight.grad, module.bias.grad)), spec.backward)
+
+
+def test_C04_gradients_of_batch_norm_are_the_graphs_where_nothing_rounds():
+    """x of mean 1/2 and deviation 2, errors whose means have few bits, no eps: equality."""
+    x = [Fraction(1, 2) + 2 * sign for sign in (1, -1, 1, -1, -1, -1, 1, 1)]
+    e = [Fraction(code, 2**11) for code in (-128, 127, 3, -45, 64, 0, 9, 90)]
+    gamma, half = Fraction(-3, 4), Fraction(1, 2)
+    found, of_gamma, of_beta, _ = normed(x, e, gamma, 0)
+    assert found == graph_grad(x, e, gamma, half, Fraction(2), 0, (half, Fraction(2)))
+    assert any(found) and of_gamma == [sum(v * (a - half) / 2 for v, a in zip(e, x, strict=True))]
+    assert of_beta == [sum(e)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_C04_gradients_of_batch_norm_are_the_graphs_but_for_named_roundings(seed):
+    """The hardware keeps Q(xhat), and has it where the graph has (x - mean) / std and xhat.
+
+    Beyond that only the casts mean_error, mean_product, scale and grad_x round, half a last bit
+    each; the gradients of gamma and beta round once. All that holds up to gamma / std = 1/2, where
+    the derived cast `scale` saturates, as x has a range of 512.
+    """
+    rng = np.random.default_rng(seed)
+    x = [Fraction(code, 2**14) for code in rng.integers(-400000, 600000, 12).tolist()]
+    e = [Fraction(code, 2**11) for code in [-128, 127, *rng.integers(-128, 128, 10).tolist()]]
+    gamma, n, eps = Fraction(int(rng.integers(20, 200)), 2**7), len(x), Fraction(1, 2**15)
+    mean = sum(x) / n
+    var = sum((v - mean) ** 2 for v in x) / n
+    std = Fraction(isqrt(int(var * 4**200)), 2**200)  # to 2^-200
+    of_mean, of_std = (Fraction(round(v * 2**15), 2**15) for v in (mean, std))
+    xhat = [(v - of_mean) / (of_std + eps) for v in x]
+    kept = [Fraction(round(v * 2**15), 2**15) for v in xhat]
+    found, of_gamma, of_beta, back = normed(x, e, gamma, 1)
+
+    def dot(a, b):
+        return sum(p * q for p, q in zip(a, b, strict=True))
+
+    def once(value):
+        return max(Fraction(-1), min(1 - Fraction(1, 2**14), Fraction(round(value * 2**14), 2**14)))
+
+    assert (of_gamma, of_beta) == ([once(dot(e, kept))], [once(sum(e))])
+    half = {name: Fraction(getattr(back, name).format.step) / 2
+            for name in ("mean_error", "mean_product", "scale", "grad_x")}
+    exact = graph_grad(x, e, gamma, mean, std, eps, (of_mean, of_std))
+    scale = gamma / (of_std + eps)
+    assert scale < Fraction(1, 2)
+    product, most = dot(e, kept) / n, max(map(abs, e))
+    for i in range(n):
+        # x-hat for h = (x - mean) / std: roundings of mean and std, eps, and Q of x-hat
+        h = (x[i] - mean) / std
+        of_h = (eps / 2 + abs(h) * 3 * eps / 2) / (of_std + eps) + eps / 2
+        assert abs(kept[i] - h) <= of_h
+        kept_for_graph = scale * (of_h * abs(product) + abs(h) * most * eps / 2)
+        inner = abs(e[i] - sum(e) / n - kept[i] * product)
+        casts = (half["scale"] * (inner + 1) + scale * (
+            half["mean_error"] + abs(kept[i]) * half["mean_product"]) + half["grad_x"])
+        assert abs(found[i] - exact[i]) <= casts + kept_for_graph
+        assert casts + kept_for_graph < Fraction(1, 2**11)  # and that is little
+
+
 # ----- C6: schedules
 
 @pytest.mark.parametrize(("rate", "code"), [(.05, 26), (.006, 3), (.003, 2), (.0015, 1)])
@@ -236,6 +327,38 @@ def test_C09_weights_are_shifted_by_alpha_and_scales_dropped():
     for layer in (machine.model.conv1, machine.model.conv2, machine.model.fc):
         codes = layer.weight.grad * 128
         assert torch.equal(codes, codes.round()) and 0 < codes.abs().max() <= 12  # 8 sqrt(2)
+
+
+@pytest.mark.parametrize(("inputs", "most"), [(4, 3 / 4), (300, 1 / 100), (2, 3 / 2)])
+def test_C09_weights_start_uniform_within_the_larger_bound(inputs, most):
+    """max(sqrt(3 / fan_in), 0.75), cut at 1; `most` is sqrt(3 / fan_in) squared."""
+    module = torch.nn.Linear(inputs, 4000 // inputs)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wage.initialise(module, "wage")
+    bound = min(max(most, 9 / 16) ** 0.5, 1.0)
+    weight = module.weight.detach()
+    assert 0.98 * bound < weight.abs().max() <= bound and abs(weight.mean()) < 0.05
+    share = (weight.abs() < bound / 2).double().mean()  # half of a uniform one, but for the cut
+    assert abs(share - bound / 2 / max(most, 9 / 16) ** 0.5) < 0.05
+
+
+def test_C09_gradients_are_the_formula_of_wage():
+    """8 g / R rounded by its draw, in steps of 2^-7; the size of g does not matter."""
+    spec = machine_of(recipe("digits-cnn-wage-2888")).model.conv2.layer.spec
+    generator = torch.Generator().manual_seed(7)
+    x, e = (torch.randint(-127, 128, shape, generator=generator).double() / 2**7
+            for shape in ((5, 4), (5, 3)))
+    g = [sum(Fraction(a) * Fraction(b) for a, b in zip(error, column, strict=True))
+         for error in e.T.tolist() for column in x.T.tolist()]
+    scale = power(max(map(abs, g)))
+    rands = reference.random_operands(12, 16, reference.load_words(0, 0, "linear", "grad_w", 0))
+    want = [max(-16, min(15, (8 * v / scale + Fraction(r, 2**16)).__floor__())) / Fraction(2**7)
+            for v, r in zip(g, rands, strict=True)]
+    module = nn.Linear(4, 3, bias=False, spec=spec).double()
+    module(x).backward(e)
+    assert [Fraction(v) for v in module.weight.grad.reshape(-1).tolist()] == want
+    assert max(map(abs, want)) >= Fraction(5, 2**7)
 
 
 def test_C09_other_initialisations_are_refused():
