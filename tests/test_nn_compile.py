@@ -153,7 +153,8 @@ def test_a_recurrent_network_is_compiled_where_torch_allows_it():
                    step(plain, plain, inputs("linear"))))
 
 
-@pytest.mark.parametrize("x", ["s6 auto:max ties_even sat", "s6f3 stochastic8 sat"])
+@pytest.mark.parametrize("x", ["s6 auto:max ties_even sat", "s6f3 stochastic8 sat",
+                               "s6 learned ties_even sat"])
 def test_hardware_with_state_runs_with_graph_breaks(x):
     compared("linear", backend="aot_eager", changes={"x": x})
 

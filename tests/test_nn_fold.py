@@ -314,7 +314,9 @@ def test_nothing_changes_where_one_pair_is_refused():
     assert torch.equal(model[0].weight, before)
 
 
-def test_casts_that_would_be_chosen_twice_are_refused():
-    model = nn.fix(conv_bn(), config(w="s5 auto:max ties_even sat"))
-    with pytest.raises(ValueError, match=r"layer '0': w s5 auto:max .* would choose a"):
+@pytest.mark.parametrize("rule", ["auto:max", "learned"])
+def test_casts_that_would_be_chosen_twice_are_refused(rule):
+    model = nn.fix(conv_bn(), config(w=f"s5 {rule} ties_even sat"))
+    with pytest.raises(ValueError, match=rf"layer '0': w s5 {rule} .* would choose a binary point "
+                                         r".* give it a Cast, or use a Conv2d and a BatchNorm2d$"):
         model(tensor(X))

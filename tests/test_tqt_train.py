@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from emu import nn
+from emu.golden import read_manifest
 from emu.lab.data import Images
 from emu.lab.recipe import RECIPES, Recipe
 from emu.lab.train import float_accuracy, train
@@ -28,7 +29,7 @@ def recipe(**changes) -> Recipe:
 
 
 def test_thresholds_are_learned_then_stay_and_a_run_resumes_to_the_same_bytes(tmp_path):
-    whole = train(recipe(), tmp_path / "whole")
+    whole = train(recipe(), tmp_path / "whole", record=tmp_path / "step")
     assert whole.metrics[-1]["test_accuracy"] > float_accuracy(recipe()) - 0.05
     short = recipe(training=vars(recipe().training) | {"epochs": 1})
     first = train(short, tmp_path / "stopped")
@@ -42,6 +43,11 @@ def test_thresholds_are_learned_then_stay_and_a_run_resumes_to_the_same_bytes(tm
     assert str(learned[0]) == str(learned[1]) and len(learned[0]) == 6
     assert not any(value.isnan() for value in learned[0].values())
     assert first.epochs == 1
+    step = read_manifest(tmp_path / "step")
+    assert {"quantizer/fc1.x.hex", "quantizer/fc1.w.hex", "quantizer/fc1.b.hex",
+            "mac/fc1.forward.hex"} <= {file.name for file in step.files}
+    assert step.about["made"] == {"loss": "cross-entropy on the host, in float64",
+                                  "thresholds": "log2_t by Adam on the host, in float"}
 
 
 def test_the_first_weights_may_come_from_a_file(tmp_path):

@@ -227,7 +227,8 @@ class ConvBN(torch.nn.Conv2d):
             to = layer.cast_of(name, self.training)
             if isinstance(to, Rule):
                 raise ValueError(f"layer {layer.site!r}: {name} {to} would choose a binary point "
-                                 "for the folded values and again for their codes; give it a Cast")
+                                 "for the folded values and again for their codes; give it a Cast, "
+                                 "or use a Conv2d and a BatchNorm2d")
         with torch._C.DisableTorchFunction():  # what follows is no call of the hardware's table
             if self.training:
                 self._observe(x)
