@@ -108,14 +108,22 @@ def test_a_wide_factor_goes_in_two_products():
     assert (spec.a, spec.acc.format.width <= 62) == (Format.parse("u32"), True)
 
 
-def test_a_running_statistic_that_no_accumulator_holds_is_made_by_the_model():
-    running = TEXT["running"] | {"momentum": "u15f15"}
+@pytest.mark.parametrize("momentum", ["u15f15", "u15f-1"])
+def test_a_running_statistic_that_no_accumulator_holds_is_made_by_the_model(momentum):
+    running = TEXT["running"] | {"momentum": momentum}
     spec = NormSpec.parse({**TEXT, "var": "u50f40 to_odd sat", "running": running})
     found, traces = recorded(spec, (2, 3, 2), 1)
     assert found == defined(spec, (2, 3, 2), 1)
     moved = [trace for trace in traces if trace.name == "norm.x.var.2"]
-    assert [trace.made for trace in moved] == [
-        "old + momentum * (new - old): 68 bits, and mac.v adds 62"]
+    assert [trace.made[:30] for trace in moved] == ["old + momentum * (new - old): "]
+    assert momentum != "u15f15" or moved[0].made.endswith(": 68 bits, and mac.v adds 62")
+
+
+def test_one_element_has_no_unbiased_variance():
+    for backend in (RtlBackend(), Recorder(Backend())):
+        with pytest.raises(ValueError, match="1 element in a channel: an unbiased variance needs"):
+            backend.norm_statistics(PLACE, filled((1, 3), SPEC.x, 1), replace(
+                SPEC, running=replace(SPEC.running, unbiased=True)))
 
 
 def test_a_sum_that_no_accumulator_holds_is_refused():

@@ -50,7 +50,10 @@ class Parts(Backend):
 
     def norm_statistics(self, place, x, spec):
         x = _planes(x, spec.x)
-        n = x.codes.shape[0] * x.codes.shape[2]
+        n, unbiased = x.codes[:, 0].size, spec.running is not None and spec.running.unbiased
+        if unbiased and n == 1:
+            raise ValueError(f"{place.site}.{place.name}: 1 element in a channel: an unbiased "
+                             "variance needs 2; give more, or write unbiased: false")
         total, squares = self._sum(place.part("sum"), x), self._sum(place.part("squares"), x, x)
         pairs = list(zip(_list(total), _list(squares), strict=True))
         spread = [n * square - first * first for first, square in pairs]
@@ -58,7 +61,7 @@ class Parts(Backend):
         formula = "(n * squares - sum^2) / n^2"
         var = self._quotients(place.part("var"), formula, spread, n * n, 2 * spec.x.frac, spec.var)
         sample = var
-        if spec.running is not None and spec.running.unbiased:
+        if unbiased:
             sample = self._quotients(place.part("sample_var"), "(n * squares - sum^2) / (n^2 - n)",
                                      spread, n * (n - 1), 2 * spec.x.frac, spec.var)
         return engine.Statistics(mean, *(found.codes.astype(np.int64) for found in (var, sample)))
@@ -99,11 +102,12 @@ class Parts(Backend):
             moved = self._plus(place, step, _all(momentum, share), held)
             return self._cast_exact(place, moved, to, old.shape).codes.astype(np.int64)
         frac = max(held.form.frac, found.form.frac)
-        up = frac - held.form.frac, frac - found.form.frac
-        exact = [(a << up[0] + share.frac) + momentum * ((b << up[1]) - (a << up[0]))
+        up, fine = (frac - held.form.frac, frac - found.form.frac), max(share.frac, 0)
+        exact = [(a << up[0] + fine) + (momentum * ((b << up[1]) - (a << up[0]))
+                                        << fine - share.frac)
                  for a, b in zip(_list(held), _list(found), strict=True)]
         what = f"old + momentum * (new - old): {width} bits, and mac.v adds {ACC_WIDTHS[1]}"
-        return self._quotients(place, what, exact, 1, frac + share.frac, to
+        return self._quotients(place, what, exact, 1, frac + fine, to
                                ).codes.astype(np.int64)
 
     def frozen_norm(self, place, mean, var, spec):
