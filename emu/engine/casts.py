@@ -10,7 +10,7 @@ from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents, scaled_codes
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
 from emu.engine.kernels.jit import CAST, launch
-from emu.engine.kernels.lanes import LaneCast, cast_lanes, lane_cast, lane_for
+from emu.engine.kernels.lanes import cast_lanes, lane_cast, lane_for
 from emu.engine.kernels.quantize import float_lanes, grid_codes, off_grid, quantize_lanes
 from emu.engine.monitor import watching
 from emu.engine.watched import watch_cast
@@ -67,7 +67,7 @@ def _cast(codes, frac: int, to: AnyCast, rand, loads, masked: bool) -> Casted:
 class _Plan(NamedTuple):
     """How a cast is computed: in which lane, and with which constants."""
 
-    cast: LaneCast
+    cast: np.ndarray  # its `LaneCast`, of no use without a lane
     rails: np.ndarray | None  # an empty array of the lane; None where none holds the cast
     kind: np.dtype  # that the codes are read in
     out: np.dtype
@@ -80,9 +80,9 @@ def _plan(frac: int, to: Cast, itemsize: int) -> _Plan:
     c, result = lane_cast(frac, to), dtype_of(to.format)
     lane = lane_for(c, 8 * itemsize)
     if lane is None:
-        return _Plan(c, None, np.dtype(np.int64), np.dtype(np.int64), result)
+        return _Plan(NONE, None, np.dtype(np.int64), np.dtype(np.int64), result)
     wide = lane == np.int64  # which is rare: one kernel for all dtypes will do
-    return _Plan(c, np.empty(0, lane), lane if wide else np.dtype(f"i{itemsize}"),
+    return _Plan(np.array(c), np.empty(0, lane), lane if wide else np.dtype(f"i{itemsize}"),
                  lane if wide else result, result)
 
 
@@ -230,10 +230,11 @@ def _scales(to: Cast, dtype: np.dtype) -> list[tuple]:
     c, found = lane_cast(frac, to), []
     # Times 2^0 or more no bit of any float is lost below, and the scale itself is a float.
     if dtype == np.float32 and 0 <= frac <= 120 and lane_for(c, 31) == np.int32:
-        found.append((np.empty(0, np.int32), np.float32(2.0**frac), np.float32(2.0**29), c))
+        found.append((np.empty(0, np.int32), np.float32(2.0**frac), np.float32(2.0**29),
+                      np.array(c)))
     if (dtype in (np.float32, np.float64) and 0 <= frac <= 900
             and to.format.width + guard <= BORDER_BITS and lane_for(c, 63) is not None):
-        found.append((np.empty(0, np.int64), 2.0**frac, 2.0**61, c))
+        found.append((np.empty(0, np.int64), 2.0**frac, 2.0**61, np.array(c)))
     return found
 
 

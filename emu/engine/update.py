@@ -61,8 +61,8 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
     step = Step(constants["lr"], constants["mu"], *plan.ups)
     if plan.parts is None:
         return Updated(*_run(sgd_lanes, spec, state, plan.lane, _near(spec, step.lr, step.mu),
-                             SHORT, step, *plan.casts, *drawn))
-    casts = plan.casts
+                             SHORT, step, *plan.arrays, *drawn))
+    casts = plan.arrays
     if spec.nesterov is None:
         casts, drawn = (casts[0], *casts), (drawn[0], *drawn)  # of no use
     parts = plan.parts._replace(**{name: code for name, code in constants.items()
@@ -76,6 +76,7 @@ class _Plan(NamedTuple):
     ups: tuple[int, ...]  # zeros that align the addends: `Step`
     parts: Parts | None  # without their factors
     casts: tuple[LaneCast, ...]  # of each sum
+    arrays: tuple[np.ndarray, ...]  # the same, as kernels take them
     lane: np.dtype | None  # in which all of them are exact
     constants: tuple[str, ...]  # the casts of its factors: lr, mu, and that of the weight decay
 
@@ -90,10 +91,11 @@ def _plan(spec: UpdateSpec) -> _Plan:
                       ups.get(("weight", "shrink", "weight"), 0),
                       ("momentum", "nesterov", "direction").index(moved))
     casts = {name: lane_cast(spec.sum_frac(name), getattr(spec, name)) for name in spec.sums}
+    lane = _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items()))
     return _Plan((ups["momentum", "grad"], ups["momentum", "mu", "momentum"],
                   ups["weight", "weight"], ups["weight", "lr", moved]), parts,
                  tuple(casts.values()),
-                 _lane(*((c, spec.sum_bits[name] - c.up) for name, c in casts.items())),
+                 () if lane is None else tuple(np.array(c) for c in casts.values()), lane,
                  ("lr", "mu", *(name for name in ("decay", "shrink") if getattr(spec, name))))
 
 

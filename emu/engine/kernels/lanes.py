@@ -86,11 +86,13 @@ def lane_for(c: LaneCast, bits: int) -> np.dtype | None:
 
 @kernel
 def in_lane(c, rails):
-    """The constants in the dtype of `rails`."""
+    """The constants, a `LaneCast` or an array of it, in the dtype of `rails`.
+
+    An array reaches a kernel at once, where the numbers of a tuple are unpacked one by one.
+    """
     lane = rails.dtype.type
-    return LaneCast(lane(c.up), lane(c.drop), lane(c.rest), lane(c.always), lane(c.negative),
-                    lane(c.odd), lane(c.random), lane(c.thin), lane(c.wide), lane(c.overflow),
-                    lane(c.lo), lane(c.hi))
+    return LaneCast(lane(c[0]), lane(c[1]), lane(c[2]), lane(c[3]), lane(c[4]), lane(c[5]),
+                    lane(c[6]), lane(c[7]), lane(c[8]), lane(c[9]), lane(c[10]), lane(c[11]))
 
 
 @kernel

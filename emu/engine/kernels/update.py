@@ -60,12 +60,12 @@ def sgd_chunk(weight, momentum, grad, rails, step, to_momentum, to_weight, rand_
               new_weight, new_momentum):
     """`sgd_lanes` on one thread."""
     lane = rails.dtype.type
+    to_momentum, to_weight = in_lane(to_momentum, rails), in_lane(to_weight, rails)
     # The momentum's cast may append zeros, here to both addends; the weight's is no finer than
     # the weight.
-    grad_up, momentum_up = (lane(step.grad_up + to_momentum.up),
-                            lane(step.momentum_up + to_momentum.up))
+    grad_up, momentum_up = (np.add(lane(step.grad_up), to_momentum.up),
+                            np.add(lane(step.momentum_up), to_momentum.up))
     weight_up, move_up = lane(step.weight_up), lane(step.move_up)
-    to_momentum, to_weight = in_lane(to_momentum, rails), in_lane(to_weight, rails)
     # Factors of 32 bits, which LLVM must see: int64 lanes multiply two of those at once.
     lr, mu = lane(np.int32(-step.lr)), lane(np.int32(step.mu))
     outside_w, outside_m = lane(0), lane(0)
