@@ -127,6 +127,27 @@ def test_an_update_by_hand(grad, momentum, weight):
     assert (int(module.weight), state.tolist()) == (weight, [[momentum]])
 
 
+def test_a_parameter_that_lies_by_columns_is_updated_in_place():
+    straight, turned = mlp(), mlp()
+    weight = turned[0].weight
+    weight.data = weight.detach().t().contiguous().t()
+    where = weight.data_ptr()
+    for model in (straight, turned):
+        train(model, nn.SGD(model, 0.25, 0.5), range(2))
+    assert masters(turned) == masters(straight)
+    assert (weight.data_ptr(), weight.is_contiguous()) == (where, False)
+
+
+def test_autograd_learns_that_a_step_changed_a_parameter():
+    module, optimizer = weight_and_update(3, 1.0, 0.0)
+    saved = module.weight.square().sum()
+    module.weight.grad = torch.ones(1, 1)
+    optimizer.step()
+    assert module.weight.item() == 2
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.backward()
+
+
 def test_a_parameter_without_a_gradient_stays():
     module, optimizer = weight_and_update(100, 0.25, 0.5)
     optimizer.step()

@@ -21,6 +21,7 @@ from emu.engine.casts import (
     passes,
     quantize,
     quantize_full,
+    write_floats,
 )
 from emu.engine.conv import Geometry, conv2d, conv2d_grad_input, conv2d_grad_weight
 from emu.engine.conv_kinds import (
@@ -108,5 +109,5 @@ __all__ = [
     "norm_shift", "norm_statistics", "offer_int_mm", "on_grid", "passes", "quantize",
     "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm",
     "sgd", "softmax", "square_sum", "squares_mac", "table_entries", "threshold_steps", "watching",
-    "window_spread", "window_sums",
+    "window_spread", "window_sums", "write_floats",
 ]

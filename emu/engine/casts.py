@@ -271,7 +271,11 @@ def on_grid(x: np.ndarray, frac: int) -> bool:
 
 def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
     """The floats of a dtype nearest to the codes, times 2^-frac."""
-    out = np.empty(codes.shape, dtype)
+    return write_floats(codes, frac, np.empty(codes.shape, dtype))
+
+
+def write_floats(codes: np.ndarray, frac: int, out: np.ndarray) -> np.ndarray:
+    """`floats_of` into a contiguous array of the codes' shape, which is given back."""
     launch(float_lanes, CAST * codes.size, flattened(codes, codes.dtype),
            out.dtype.type(2.0**-frac), out.reshape(-1))
     return out

@@ -22,10 +22,11 @@ CODES = torch.int8, torch.int16, torch.int32, torch.int64
 
 
 class New(NamedTuple):
-    """What a step is to write: a parameter, its weight, and the codes of its state."""
+    """What a step is to write: the weight of a parameter, and the codes of its state."""
 
     parameter: torch.nn.Parameter
-    weight: torch.Tensor
+    weight: np.ndarray  # codes of `form`, which the parameter's dtype carries
+    form: Format
     key: str  # "momentum" or "buffer"
     codes: torch.Tensor
 
@@ -94,7 +95,7 @@ class SGD(torch.optim.Optimizer):
             vars(self).pop("grad_scale", None)  # which a GradScaler takes away after steps only
             raise
         for new in updates:  # nothing is refused from here on
-            new.parameter.copy_(new.weight)
+            border.overwrite(new.parameter, new.weight, new.form)
             self.state[new.parameter][new.key] = new.codes
         for backend in {owner.layer.backend for owner in self.owners.values()}:
             backend.end_step()
@@ -168,8 +169,8 @@ class SGD(torch.optim.Optimizer):
             found = backend.sgd(owner.place(), weight, held.numpy(), grad,
                                 *_constants(group, owner), spec, _decay(group, owner))
             codes = found.momentum
-        return New(parameter, border.to_tensor(found.weight, spec.weight.format, parameter.dtype,
-                                               owner.label), key, torch.from_numpy(codes))
+        border.check_carrier(spec.weight.format, parameter.dtype, owner.label)
+        return New(parameter, found.weight, spec.weight.format, key, torch.from_numpy(codes))
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but codes stay integers: torch would cast them to the parameter's dtype.
