@@ -60,6 +60,7 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = 
     return narrowed(out, mac.result.format)
 
 
+@functools.lru_cache(1 << 10)
 def _turns(m: int, n: int, order: str) -> bool:
     """Whether to compute b.T @ a.T for a result (m, n): it then lies by columns.
 

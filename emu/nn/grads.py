@@ -124,8 +124,10 @@ def _hook_of(tensor: torch.Tensor) -> _Total | None:
     """The hook that is on a tensor as it is now: one that is changed in place has another node."""
     if tensor.grad_fn is not None:
         return tensor.grad_fn.metadata.get(("total", tensor.output_nr))
-    return next((hook for hook in (tensor._backward_hooks or {}).values()
-                 if isinstance(hook, _Total)), None)
+    for hook in (tensor._backward_hooks or {}).values():
+        if isinstance(hook, _Total):
+            return hook
+    return None
 
 
 class _Total:

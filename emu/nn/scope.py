@@ -12,7 +12,6 @@ runs in a backward pass is its own affair, unless a frame begins there.
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import contextmanager
 
@@ -115,7 +114,8 @@ class Frame:
 
     def __init__(self, region: Region, training: bool, scope=None,
                  module: torch.nn.Module | None = None, root: torch.nn.Module | None = None):
-        self.region, self.training, self.calls = region, training, Counter()
+        self.region, self.training = region, training
+        self.calls: dict[str, int] = {}  # of each name
         self.scope, self.module, self.root = scope, module, root
         self.mode: _Table | None = None
         self.task = -1  # the backward pass in which it began
@@ -172,8 +172,8 @@ class Frame:
 
     def name(self, name: str) -> str:
         """The name of one more call."""
-        calls = self.calls[name]
-        self.calls[name] += 1
+        calls = self.calls.get(name, 0)
+        self.calls[name] = calls + 1
         return name if not calls else f"{name}_{calls}".lstrip("_")
 
     @contextmanager

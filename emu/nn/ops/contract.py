@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Contraction(Operation):
             rows = self.error_rows(error.codes)
             mac = layer.mac("grad_bias", training)
             codes = layer.backend.matmul(layer.place("grad_bias", training), rows.T,
-                                         np.ones((rows.shape[0], 1), np.int8), mac)[:, 0]
+                                         _ones(rows.shape[0]), mac)[:, 0]
             form = mac.result.format.with_frac(error.form.frac + mac.result.format.frac)
             found[2] = self.leave_weight(layer, training, masked(codes, bias.passes), form,
                                          "grad_b")
@@ -268,6 +269,12 @@ def folded(codes: np.ndarray, shape: tuple) -> np.ndarray:
     codes = codes.astype(np.int64).sum(tuple(range(codes.ndim - len(shape))), dtype=np.int64)
     axes = tuple(i for i, n in enumerate(shape) if n == 1 and codes.shape[i] != 1)
     return codes.sum(axes, dtype=np.int64, keepdims=True) if axes else codes
+
+
+@lru_cache
+def _ones(count: int) -> np.ndarray:
+    """What the errors of a bias gradient are multiplied with (count, 1)."""
+    return np.ones((count, 1), np.int8)
 
 
 def _rows(codes: np.ndarray) -> np.ndarray:
