@@ -213,6 +213,21 @@ def test_what_is_no_whole_graph_says_so(made, changes, message):
         compiled(inputs("linear").float())
 
 
+def test_a_graph_follows_hardware_that_becomes_another():
+    torch.manual_seed(0)
+    fixed = nn.fix(torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3)).double(),
+                   {"default": HARDWARE, "by_type": {"BatchNorm2d": {"y": "s6f1 sat"}}}).eval()
+    compiled = torch.compile(fixed, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 2, 4, 4).double()
+    seen = []
+    for change in (lambda: None, lambda: nn.reconfigure(fixed, {"default": {
+            **HARDWARE, "x": "s4f1 sat"}}), lambda: nn.fold(fixed)):
+        change()
+        seen.append(fixed(x))
+        assert torch.equal(compiled(x), seen[-1])
+    assert not torch.equal(seen[0], seen[1])
+
+
 class Fan(torch.nn.Module):
     """A model whose rectified x has two users, and so have its results."""
 

@@ -62,18 +62,31 @@ class Hardware:
         self.config, self.backend, self.float_backward = config, backend, float_backward
         self.strategies = strategies or Strategies()
         self.eager = _eager(config, strategies, float_backward)
+        self.others: dict[str, tuple[LayerSpec, LayerSpec]] = {}  # sites that became others since
+        self.key = ""
         self._enrol()
 
     def _enrol(self):
+        """Be found under a new key: graphs with the one before are compiled anew."""
+        self.known.pop(self.key, None)
         self.key = f"hardware {next(_numbers)}"
         self.known[self.key] = self
 
     def __setstate__(self, state: dict):
         self.__dict__.update(state)
+        self.key = ""  # which is that of another
+        self._enrol()
+
+    def become(self, site: str, spec: LayerSpec, evaluation: LayerSpec) -> None:
+        """Let a site be this in training, and that in evaluation."""
+        self.others[site] = spec, evaluation
+        self.eager = self.eager or _eager(f"{spec} {evaluation}", None, False)
         self._enrol()
 
     def resolve(self, site: Site) -> LayerSpec:
         """The hardware of one site."""
+        if site.path in self.others:
+            return self.others[site.path][not site.training]
         spec = self.config.resolve(site)
         for strategy in self.strategies.of(site, spec).strategies if "update" in site.uses else ():
             spec = replace(spec, update=strategy.update(spec.update))
@@ -108,7 +121,7 @@ class Layer:
                  parameters: dict[str, torch.nn.Parameter] | None = None, prefix: str = "",
                  names: Mapping[str, str] | None = None):
         self.site, self.hardware, self.channels = site, hardware, channels
-        self.become(spec, spec if evaluation is None else evaluation)
+        self._be(spec, spec if evaluation is None else evaluation)
         self.kind, self.uses = kind, uses  # those of its Site
         nest = hardware.strategies.of(Site(site, kind, uses), spec)
         self.nest = nest if nest.strategies else None
@@ -124,6 +137,11 @@ class Layer:
 
     def become(self, spec: LayerSpec, evaluation: LayerSpec) -> None:
         """Be this hardware in training, and that in evaluation."""
+        if (spec, evaluation) != (self.spec, self.evaluation):
+            self._be(spec, evaluation)
+            self.hardware.become(self.site, spec, evaluation)
+
+    def _be(self, spec: LayerSpec, evaluation: LayerSpec) -> None:
         self.spec, self.evaluation = spec, evaluation
         self._ports: dict[tuple[str, bool], Port] = {}
 
