@@ -135,9 +135,9 @@ def _backward(casts: NormCasts, x: Format, gamma: Format, xhat: Format, error: F
     factor = _whole_bits(gamma) + SPREAD - _whole_bits(x)  # of the greatest scale, as a power of 2
     room = max(2, min(BUFFER, 63 - reach.bit_length()))
     exact = Cast(_form(ACC_WIDTHS[1], error.frac + xhat.frac), overflow=Overflow.SAT)
-    return NormGradSpec(error, *means, casts.scale or _nearest(room, room - 1 - factor),
-                        casts.grad_x or _nearest(bits + 16, error.frac + 16 - factor), exact,
-                        exact.with_frac(error.frac))
+    scale = casts.scale or _nearest(room, room - 1 - factor)
+    grad_x = casts.grad_x or _nearest(bits + 16, error.frac + 16 - _whole_bits(scale.format))
+    return NormGradSpec(error, *means, scale, grad_x, exact, exact.with_frac(error.frac))
 
 
 def scaled_error(casts: NormCasts, error: Format, gamma: Format) -> Cast:

@@ -356,6 +356,16 @@ def test_a_config_with_operands_only_has_a_whole_datapath():
     assert running(module, norm) == twin.running
 
 
+@pytest.mark.parametrize(("given", "scale", "grad_x"), [
+    ({}, "s24f24", "s24f28"), ({"scale": "s24f18 ties_even sat"}, "s24f18", "s24f22")])
+def test_the_gradient_of_x_has_room_for_its_scale(given, scale, grad_x):
+    """16 bits more than the error: its range times that of the scale, +-1/2 or +-32."""
+    given = {"xhat": "s19f15 ties_even sat", "std": "u20f15 sat", "mean": "s20f15 sat"} | given
+    back = NormCasts.parse(given).spec(*map(Format.parse, ("s24f14", "s10f7", "s10f7", "s8f11"))
+                                       ).backward
+    assert (str(back.scale.format), str(back.grad_x.format)) == (scale, grad_x)
+
+
 def test_every_usual_width_leaves_room_for_what_is_derived():
     for x in (1, 2, 4, 8, 12, 16, 20, 24):
         for w, error in ((2, 2), (8, 8), (8, 16), (16, 16), (16, 24), (8, 30)):
