@@ -3,7 +3,7 @@
 from dataclasses import replace
 from fractions import Fraction
 from itertools import product
-from math import isqrt
+from math import ceil, floor, isqrt
 
 import numpy as np
 import oracle
@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from strategies import DETERMINISTIC, casts, codes, examples, formats, or_reject
 
 import emu
-from emu import Cast, Format, NormGradSpec, NormSpec, Overflow, RunningSpec, engine, reference
+from emu import (
+    Cast,
+    Format,
+    NormGradSpec,
+    NormSpec,
+    Overflow,
+    Rounding,
+    RunningSpec,
+    engine,
+    reference,
+)
+from emu.engine.monitor import CastAccount
 
 TEXT = {
     "x": "s8f4", "mean": "s16f10 ties_even sat", "var": "u32f20 to_odd sat",
@@ -345,13 +356,45 @@ def test_a_monitor_sees_the_casts_of_every_channel():
     with emu.monitor() as seen:
         got = emu.batch_norm(x, *per_channel, SPEC)
         grads = emu.batch_norm_grad(x, got.xhat, *per_channel[1:3], SPEC)
-    assert [(r.operation, r.label, r.spec) for r in seen] == [
-        ("divide", "xhat", SPEC.xhat), ("cast", "y", SPEC.y), ("cast", "grad_x",
-                                                              SPEC.backward.grad_x)]
-    for record, inside in zip(seen, (got.inside_xhat, got.inside_y), strict=False):
+    records, back = {record.label: record for record in seen}, SPEC.backward
+    assert [(r.operation, label, r.spec) for label, r in records.items()] == [
+        ("divide", "xhat", SPEC.xhat), ("cast", "y", SPEC.y),
+        ("cast", "grad_gamma", back.grad_gamma), ("cast", "grad_beta", back.grad_beta),
+        ("divide", "mean_error", back.mean_error), ("divide", "mean_product", back.mean_product),
+        ("divide", "scale", back.scale), ("cast", "grad_x", back.grad_x)]
+    for name, inside in ("xhat", got.inside_xhat), ("y", got.inside_y):
         want = [channel.count(False) for channel in channels(inside)]
-        assert [account.overflows for account in record.channels] == want
-    assert seen[2].total.overflows == grads.outside_x
+        assert [account.overflows for account in records[name].channels] == want
+    assert records["grad_x"].total.overflows == grads.outside_x
+
+
+@pytest.mark.parametrize("rounding", [Rounding.TIES_EVEN, Rounding.TO_POS, Rounding.TO_NEG])
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_a_monitor_sees_what_a_channel_has_one_of(rounding, overflow):
+    to = Cast(Format(6, 3), rounding, overflow)
+    spec = replace(SPEC, running=None, mean=to, backward=replace(SPEC.backward, scale=to))
+    low, high = to.range
+    x = np.array([-128, 62, 63, 31, -64], np.int8).reshape(1, 5, 1)  # in half steps of the mean
+    with emu.monitor() as seen:
+        found = emu.norm_statistics(x, spec)
+    mean = next(record for record in seen if record.label == "mean")
+    values = [Fraction(int(code), 2) for code in x.ravel()]
+    rounded = [{Rounding.TO_NEG: floor, Rounding.TO_POS: ceil}.get(rounding, round)(v)
+               for v in values]
+    assert mean.channels == tuple(
+        CastAccount(1, int(not low <= whole <= high), min(v, 0), max(v, 0),
+                    code - v if low <= whole <= high else 0)
+        for v, whole, code in zip(values, rounded, found.mean.tolist(), strict=True))
+    assert (mean.first.output, mean.first.value) == ((0,), -64)
+    gamma, var = [127, 1, -128, 64, 0], [0, 1 << 20, 3, 1 << 22, 0]
+    with emu.monitor() as seen:
+        emu.batch_norm_grad(x, x, var, gamma, spec)
+    scale = next(record for record in seen if record.label == "scale")
+    frac = spec.gamma.format.frac - spec.std.format.frac
+    want = [Fraction(g, reference.norm_divisor(v, spec)) * Fraction(2)**(3 - frac)
+            for g, v in zip(gamma, var, strict=True)]
+    assert [account.high + account.low for account in scale.channels] == want
+    assert [account.overflows for account in scale.channels] == [1, 0, 1, 0, 0]
 
 
 def test_outside_gradients_are_counted():

@@ -1,9 +1,12 @@
 """Casts of single numbers on Python ints, for what is done once per channel at any width."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from math import isqrt
 
 from emu.engine.kernels.casts import adds_one
-from emu.number import Cast, Overflow, Rounding
+from emu.engine.monitor import CastAccount, First, Record, watching
+from emu.number import MAX_WIDTH, Cast, Format, Overflow, Rounding
 
 
 def cast_int(x: int, frac: int, to: Cast, rand: int | None = None) -> int:
@@ -43,3 +46,35 @@ def _fit(x: int, to: Cast) -> int:
     if to.overflow == Overflow.WRAP:
         return (x - low) % (1 << to.format.width) + low
     return 0 if to.overflow == Overflow.SAT_ZERO else high if x > high else low
+
+
+def cast_each(exact: Sequence[int], frac: int, to: Cast, divisors: Sequence[int] | None = None,
+              rands: Sequence[int] | None = None) -> list[int]:
+    """exact * 2^-frac, or that over `divisors`, as codes of `to`: one number for each channel.
+
+    Records itself where someone watches.
+    """
+    if divisors is None:
+        codes = [cast_int(x, frac, to, rand)
+                 for x, rand in zip(exact, rands or [None] * len(exact), strict=True)]
+    else:
+        codes = [divide_int(x, d, frac, to) for x, d in zip(exact, divisors, strict=True)]
+    if (scope := watching()) is not None:
+        scope.seen.append(_record(scope, exact, frac, to, divisors, rands, codes))
+    return codes
+
+
+def _record(scope, exact, frac: int, to: Cast, divisors, rands, codes: list[int]) -> Record:
+    unfitted = Cast(Format(MAX_WIDTH, to.format.frac), to.rounding, Overflow.SAT, to.rand_bits)
+    accounts, first = [], None
+    for i, (x, code) in enumerate(zip(exact, codes, strict=True)):
+        divisor = 1 if divisors is None else divisors[i]
+        value = Fraction(x, divisor) * Fraction(2)**(to.format.frac - frac)
+        whole = (divide_int(x, divisor, frac, unfitted) if rands is None else
+                 cast_int(x, frac, unfitted, rands[i]))
+        if whole != code:
+            first = first or First((i,), "cast", 0, (x,), (), 0, value)
+        accounts.append(CastAccount(1, int(whole != code), min(value, Fraction(0)),
+                                    max(value, Fraction(0)),
+                                    code - value if whole == code else Fraction(0)))
+    return Record("cast" if divisors is None else "divide", scope.label, to, tuple(accounts), first)

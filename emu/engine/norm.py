@@ -10,7 +10,7 @@ import numpy as np
 
 from emu.engine.arrays import INT64, as_codes, dtype_of, largest, ready
 from emu.engine.casts import Casted, cast_full, operands_of
-from emu.engine.exact import cast_int, divide_int, root_int
+from emu.engine.exact import cast_each, root_int
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import lane_cast, lane_for
 from emu.engine.kernels.norm import Threshold, channel_sums, line_casts, quotients
@@ -61,20 +61,18 @@ class NormGrads(NamedTuple):
 def norm_statistics(x, spec: NormSpec) -> Statistics:
     """The mean and the variance of each channel of x (N, C, ...): exact sums, one rounding each."""
     x = _planes(x, "x", spec.x)
-    n, means, variances, samples = _count(x), [], [], []
+    n, frac = _count(x), spec.x.frac
     unbiased = spec.running is not None and spec.running.unbiased
     if unbiased and n == 1:
         raise ValueError("1 element in a channel: an unbiased variance needs 2; give more, or "
                          "write unbiased: false")
-    for total, squares in _sums(x, x):
-        spread = n * squares - total * total  # n^2 times the variance
-        means.append(divide_int(total, n, spec.x.frac, spec.mean))
-        variances.append(divide_int(spread, n * n, 2 * spec.x.frac, spec.var))
-        if unbiased:
-            samples.append(divide_int(spread, n * (n - 1), 2 * spec.x.frac, spec.var))
-    var = np.array(variances, np.int64)
-    return Statistics(np.array(means, np.int64), var,
-                      np.array(samples, np.int64) if unbiased else var)
+    sums = _sums(x, x)
+    spread = [n * squares - total * total for total, squares in sums]  # n^2 times the variance
+    mean = _each("mean", [total for total, _ in sums], frac, spec.mean, n)
+    var = sample = _each("var", spread, 2 * frac, spec.var, n * n)
+    if unbiased:
+        sample = _each("sample_var", spread, 2 * frac, spec.var, n * (n - 1))
+    return Statistics(mean, var, sample)
 
 
 def batch_norm(x, mean, var, gamma, beta, spec: NormSpec, rand=None) -> Normed:
@@ -93,7 +91,7 @@ def batch_norm(x, mean, var, gamma, beta, spec: NormSpec, rand=None) -> Normed:
             xhat = _quotients(codes, to_x, [-m << to_mean for m in mean], divisors,
                               frac - spec.std.format.frac, spec.xhat, shape)
         else:
-            factors = [_reciprocal(d, spec) for d in divisors]
+            factors = _reciprocals(divisors, spec).tolist()
             xhat = _cast_line(codes, [f << to_x for f in factors],
                               [-m * f << to_mean for m, f in zip(mean, factors, strict=True)],
                               frac + spec.reciprocal.format.frac, spec.xhat, shape)
@@ -124,14 +122,14 @@ def _moved(old, name: str, new: np.ndarray, momentum: int, spec: NormSpec, rand)
     exact = [(a << to_old + max(bits, 0)) + (momentum * ((b << to_new) - (a << to_old))
                                              << max(-bits, 0))
              for a, b in zip(codes.tolist(), new.tolist(), strict=True)]
-    return _cast_each(exact, frac + max(bits, 0), to, rand)
+    return _each(f"running_{name}", exact, frac + max(bits, 0), to, rand=rand)
 
 
 def frozen_norm(mean, var, spec: NormSpec) -> tuple[np.ndarray, np.ndarray]:
     """(mean, var) (C,) of evaluation: the running statistics in the casts `mean` and `var`."""
     running = _part(spec, "running")
-    return tuple(_cast_each(as_codes(codes, f"running {name}", stored.format, 1).tolist(),
-                            stored.format.frac, to)
+    return tuple(_each(name, as_codes(codes, f"running {name}", stored.format, 1).tolist(),
+                       stored.format.frac, to)
                  for codes, name, stored, to in ((mean, "mean", running.mean, spec.mean),
                                                  (var, "var", running.var, spec.var)))
 
@@ -153,20 +151,21 @@ def batch_norm_grad(error, xhat, var, gamma, spec: NormSpec, frozen: bool = Fals
     gamma = _channel(gamma, "gamma", spec.gamma.format, error)
     e_frac, h_frac = back.error.frac, spec.xhat.format.frac
     n, sums = _count(error), _sums(error, xhat)
-    grad_gamma = _cast_each([s[1] for s in sums], e_frac + h_frac, back.grad_gamma,
-                            rand.get("grad_gamma"))
-    grad_beta = _cast_each([s[0] for s in sums], e_frac, back.grad_beta, rand.get("grad_beta"))
+    grad_gamma = _each("grad_gamma", [s[1] for s in sums], e_frac + h_frac, back.grad_gamma,
+                       rand=rand.get("grad_gamma"))
+    grad_beta = _each("grad_beta", [s[0] for s in sums], e_frac, back.grad_beta,
+                      rand=rand.get("grad_beta"))
     if passes is not None:
         error = np.where(np.reshape(passes, error.shape), error, 0)
         sums = _sums(error, xhat)
     if frozen:
         sums = [(0, 0)] * len(sums)
-    mean_error = [divide_int(s[0], n, e_frac, back.mean_error) for s in sums]
-    mean_product = [divide_int(s[1], n, e_frac + h_frac, back.mean_product) for s in sums]
+    mean_error = _each("mean_error", [s[0] for s in sums], e_frac, back.mean_error, n).tolist()
+    mean_product = _each("mean_product", [s[1] for s in sums], e_frac + h_frac, back.mean_product,
+                         n).tolist()
     (to_e, to_mean, to_product), frac = _aligned(
         e_frac, back.mean_error.format.frac, h_frac + back.mean_product.format.frac)
-    scale = [_scale(g, d, spec)
-             for g, d in zip(gamma.tolist(), _divisors(var, spec, error), strict=True)]
+    scale = _scales(gamma.tolist(), _divisors(var, spec, error), spec).tolist()
     with named("grad_x", 1):
         x = _cast_line(error, [k << to_e for k in scale],
                        [-k * m << to_mean for k, m in zip(scale, mean_error, strict=True)],
@@ -183,11 +182,14 @@ def _part(spec: NormSpec, name: str):
     return getattr(spec, name)
 
 
-def _cast_each(exact: list[int], frac: int, to: Cast, rand=None) -> np.ndarray:
-    """Numbers of any width, one for each channel, as codes of `to`."""
-    operands = operands_of(to, (len(exact),), rand).tolist() or [None] * len(exact)
-    return np.array([cast_int(x, frac, to, r) for x, r in zip(exact, operands, strict=True)],
-                    np.int64)
+def _each(name: str, exact: list[int], frac: int, to: Cast,
+          divisors: int | list[int] | None = None, rand=None) -> np.ndarray:
+    """Numbers of any width, one for each channel, or these over divisors, as codes of `to`."""
+    operands = operands_of(to, (len(exact),), rand).tolist()
+    if isinstance(divisors, int):
+        divisors = [divisors] * len(exact)
+    with named(name, 0):
+        return np.array(cast_each(exact, frac, to, divisors, operands or None), np.int64)
 
 
 def _planes(codes, name: str, form: Format) -> np.ndarray:
@@ -296,16 +298,18 @@ def _divisors(var, spec: NormSpec, x: np.ndarray) -> list[int]:
     return norm_divisors(_channel(var, "var", spec.var.format, x), spec)
 
 
-def _reciprocal(divisor: int, spec: NormSpec) -> int:
-    return divide_int(1, divisor, -spec.std.format.frac, spec.reciprocal)
+def _reciprocals(divisors: list[int], spec: NormSpec) -> np.ndarray:
+    return _each("reciprocal", [1] * len(divisors), -spec.std.format.frac, spec.reciprocal,
+                 divisors)
 
 
-def _scale(gamma: int, divisor: int, spec: NormSpec) -> int:
-    """gamma / divisor in the cast `scale`, or by the code of 1 / divisor."""
+def _scales(gamma: list[int], divisors: list[int], spec: NormSpec) -> np.ndarray:
+    """gamma / divisors in the cast `scale`, or by the codes of 1 / divisors."""
     frac, to = spec.gamma.format.frac, spec.backward.scale
     if spec.reciprocal is None:
-        return divide_int(gamma, divisor, frac - spec.std.format.frac, to)
-    return cast_int(gamma * _reciprocal(divisor, spec), frac + spec.reciprocal.format.frac, to)
+        return _each("scale", gamma, frac - spec.std.format.frac, to, divisors)
+    products = [g * r for g, r in zip(gamma, _reciprocals(divisors, spec).tolist(), strict=True)]
+    return _each("scale", products, frac + spec.reciprocal.format.frac, to)
 
 
 def _aligned(*fracs: int) -> tuple[tuple[int, ...], int]:
