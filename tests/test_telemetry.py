@@ -151,6 +151,19 @@ def test_every_so_many_steps_are_watched(watched):
     assert {first % 7 for first in found.first_steps.values()} == {0}
 
 
+def test_batches_of_other_sizes_add_up():
+    """The rows of a layer norm are its channels, and the last batch of an epoch has fewer."""
+    to, sizes = Cast.parse("s4 sat"), (4, 4, 3, 2)
+    found = Telemetry()
+    for at, rows in enumerate(sizes):
+        with engine.monitor() as seen, engine.named("norm.xhat", 0):
+            engine.cast(np.full((rows, 5), 9), 0, to)
+        found.add(at, seen)
+    record = found.records["norm.xhat"]
+    assert (record.total.values, record.total.overflows, record.calls) == (65, 65, 4)
+    assert len(record.channels) == 1 and Telemetry.parse(str(found)).records == found.records
+
+
 def test_the_epochs_add_up_to_the_whole(watched):
     found = Telemetry.parse((watched[7].path / MONITOR).read_text())
     for label, record in found.records.items():

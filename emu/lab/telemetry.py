@@ -48,6 +48,9 @@ class Telemetry:
         known = self.records.get(record.label)
         if record.first and not (known and known.first):
             self.first_steps[record.label] = step
+        if known and len(known.channels) != len(record.channels):
+            # The rows of a layer norm are its channels, and another batch has other rows.
+            known, record = (replace(each, channels=(each.total,)) for each in (known, record))
         self.records[record.label] = _limited(known + record if known else record)
 
     def counts(self) -> dict[str, dict[str, int]]:
