@@ -278,3 +278,28 @@ def test_a_symmetric_product_saturates_at_its_lowest_code():
 def test_the_text_of_a_mac_is_no_mac(mac, call):
     with pytest.raises(ValueError, match=r"^mac .*: needs a MacSpec; emu\.MacSpec\.parse reads"):
         call(mac)
+
+
+@pytest.mark.parametrize(("call", "name", "kind"), [
+    (lambda spec: engine.norm_statistics(ROW, spec), "spec", "NormSpec"),
+    (lambda spec: engine.batch_norm(ROW, [0], [0], [0], [0], spec), "spec", "NormSpec"),
+    (lambda spec: engine.running_norm([0], [0], None, 0, spec), "spec", "NormSpec"),
+    (lambda spec: engine.frozen_norm([0], [0], spec), "spec", "NormSpec"),
+    (lambda spec: engine.batch_norm_grad(ROW, ROW, [0], [0], spec), "spec", "NormSpec"),
+    (lambda spec: engine.softmax(ROW, spec), "spec", "SoftmaxSpec"),
+    (lambda spec: engine.cross_entropy(ROW, [0], spec), "spec", "SoftmaxSpec"),
+    (lambda spec: engine.lookup(ROW, spec), "table", "Table"),
+    (lambda spec: engine.lookup_grad(ROW, 0, ROW, spec, Cast.parse("s8")), "slope", "Table"),
+    (lambda spec: engine.sgd(ROW, ROW, ROW, 0, 0, spec), "spec", "UpdateSpec"),
+    (lambda spec: engine.buffered_sgd(ROW, ROW, ROW, 0, spec), "spec", "BufferSpec"),
+    (lambda rule: engine.cast_for(rule, ROW, None), "rule", "Rule"),
+    (lambda rule: engine.cast_for_codes(rule, ROW, 0, None), "rule", "Rule")])
+@pytest.mark.parametrize("spec", ["s8f4", None, Cast.parse("s20")])
+def test_the_text_of_a_spec_is_no_spec(spec, call, name, kind):
+    with pytest.raises(ValueError, match=rf"^{name} .*: needs a {kind}; emu\.{kind}\.parse reads"):
+        call(spec)
+
+
+def test_an_order_is_by_rows_or_by_columns():
+    with pytest.raises(ValueError, match=r"^order 'X': needs 'C'"):
+        engine.matmul(ROW, COLUMN, MacSpec.parse("{a: s8, b: s8, acc: s20}"), order="X")

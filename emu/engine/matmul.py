@@ -34,6 +34,8 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = 
            [100]], dtype=int8)
     """
     check_kind(mac, "mac", MacSpec)
+    if order not in ("C", "F"):
+        raise ValueError(f"order {order!r}: needs 'C', by rows, or 'F', by columns")
     a, b = as_codes(a, "a", mac.a, 2, None), as_codes(b, "b", mac.b, 2, None)
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {a.shape[1]} and "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import INT64, as_codes, dtype_of, largest, ready
+from emu.engine.arrays import INT64, as_codes, check_kind, dtype_of, largest, ready
 from emu.engine.casts import Casted, cast_full, operands_of
 from emu.engine.exact import cast_each, root_int
 from emu.engine.kernels.jit import CAST, launch
@@ -60,6 +60,7 @@ class NormGrads(NamedTuple):
 
 def norm_statistics(x, spec: NormSpec) -> Statistics:
     """The mean and the variance of each channel of x (N, C, ...): exact sums, one rounding each."""
+    check_kind(spec, "spec", NormSpec)
     x = _planes(x, "x", spec.x)
     n, frac = _count(x), spec.x.frac
     unbiased = spec.running is not None and spec.running.unbiased
@@ -81,6 +82,7 @@ def batch_norm(x, mean, var, gamma, beta, spec: NormSpec, rand=None) -> Normed:
     In training `mean` and `var` are `norm_statistics`, in evaluation `frozen_norm`. `rand` holds
     the operands of a stochastic `y`, in the shape of x.
     """
+    check_kind(spec, "spec", NormSpec)
     codes, shape = _planes(x, "x", spec.x), np.shape(x)
     mean, gamma, beta = (_channel(values, name, getattr(spec, name).format, codes).tolist()
                          for values, name in ((mean, "mean"), (gamma, "gamma"), (beta, "beta")))
@@ -177,6 +179,7 @@ def batch_norm_grad(error, xhat, var, gamma, spec: NormSpec, frozen: bool = Fals
 
 def _part(spec: NormSpec, name: str):
     """`spec.running` or `spec.backward`, which may be missing."""
+    check_kind(spec, "spec", NormSpec)
     if getattr(spec, name) is None:
         raise ValueError(f"norm {spec} has no {name}; give it one")
     return getattr(spec, name)

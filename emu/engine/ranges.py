@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_width, flattened, largest
+from emu.engine.arrays import as_codes, check_kind, check_width, flattened, largest
 from emu.engine.casts import encode, unwatched
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.ranges import CHUNK, squared_digits
@@ -22,6 +22,7 @@ def cast_for(rule: Rule, x, last: int | None) -> AnyCast:
     Like `cast_for_codes`, this looks at the tensor itself whether or not the rule is for the
     next one.
     """
+    check_kind(rule, "rule", Rule)
     if rule.fixed:
         return rule.stored(last)
     if rule.constant is not None:
@@ -39,6 +40,7 @@ def cast_for(rule: Rule, x, last: int | None) -> AnyCast:
 
 def cast_for_codes(rule: Rule, codes: np.ndarray, frac: int, last: int | None) -> AnyCast:
     """The cast a rule becomes for codes of `frac` fraction bits; zeros keep the frac `last`."""
+    check_kind(rule, "rule", Rule)
     if rule.fixed:
         return rule.stored(last)
     if rule.constant is not None:

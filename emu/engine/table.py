@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, largest, narrowed
+from emu.engine.arrays import as_codes, check_kind, largest, narrowed
 from emu.engine.casts import Casted, cast_full
 from emu.engine.exact import cast_int
 from emu.engine.kernels.jit import launch
@@ -31,6 +31,7 @@ def lookup(x, table: Table) -> np.ndarray:
     >>> lookup([-4, 0, 3], Table.parse("{x: s3f1, y: u4f3 ties_even sat, function: sigmoid}"))
     array([1, 4, 7], dtype=int8)
     """
+    check_kind(table, "table", Table)
     x = as_codes(x, "x", table.x)
     out = np.empty_like(x)
     launch(lookup_array, x.size, x.reshape(-1), _entries(table), table.x.lo, out.reshape(-1))
@@ -43,6 +44,7 @@ def lookup_grad(error, frac: int, x, slope: Table, to: Cast, rand=None) -> Caste
     error, with `frac`, and x, codes of `slope.x`, have one shape. Raises ValueError where a
     product could leave int64.
     """
+    check_kind(slope, "slope", Table)
     error, x = as_codes(error, "error"), as_codes(x, "x", slope.x)
     if error.shape != x.shape:
         raise ValueError(f"error {error.shape} and x {x.shape}: shapes differ")
@@ -59,6 +61,7 @@ def softmax(x, spec: SoftmaxSpec, masked=None) -> np.ndarray:
 
     Where `masked` (N, C) the probability is 0 and the logit takes no part.
     """
+    check_kind(spec, "spec", SoftmaxSpec)
     x = as_codes(x, "x", spec.x, 2)
     if not x.shape[1]:
         raise ValueError(f"x: shape {x.shape} has no classes")

@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import INT64, as_codes, check_width, dtype_of, flattened, narrowed
+from emu.engine.arrays import (
+    INT64,
+    as_codes,
+    check_kind,
+    check_width,
+    dtype_of,
+    flattened,
+    narrowed,
+)
 from emu.engine.casts import cast_full, operands_of
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, lane_cast, lane_for
@@ -46,6 +54,7 @@ def sgd(weight, momentum, grad, lr: int, mu: int, spec: UpdateSpec, rand_momentu
     `decay` is a code of the spec's decay or shrink. Weight and momentum keep their dtype where it
     holds their format.
     """
+    check_kind(spec, "spec", UpdateSpec)
     state = _state(spec, ("weight", "momentum", "grad"), weight, momentum, grad)
     plan = _plan(spec)
     if decay and "decay" not in plan.constants and "shrink" not in plan.constants:
@@ -193,6 +202,7 @@ def buffered_sgd(weight, buffer, grad, shift: int, spec: BufferSpec, rand=None) 
 
     Weight and buffer keep their dtype where it holds their format.
     """
+    check_kind(spec, "spec", BufferSpec)
     state = _state(spec, ("weight", "buffer", "grad"), weight, buffer, grad)
     frac, in_weight = spec.buffer.format.frac, spec.weight.format.frac
     grad_up = frac - spec.grad.format.frac
