@@ -299,7 +299,7 @@ def test_settings_of_what_there_is_not_are_refused(part, name, message):
      "gain: on meta; it has no values"),
     (lambda model: nn.fix(model, {"default": {**HARDWARE, "y": "s30f4"}}),
      lambda model: model(tensor(X)),
-     r"s30f4 has 29 magnitude bits, torch.float32 carries 24; use model.double\(\)"),
+     r"s30f4 has 29 magnitude bits, torch.float32 carries 24; give the layer a narrower cast y"),
     (lambda model: nn.fix("model", DEFAULT), None, "fix 'model': needs a torch.nn.Module")])
 def test_what_carries_no_codes_is_refused_by_name(spoil, run, message):
     with pytest.raises(ValueError, match=message):
