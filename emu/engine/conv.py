@@ -9,7 +9,7 @@ import numpy as np
 
 from emu.engine import im2col
 from emu.engine.arrays import as_codes, check_kind, narrowed, pair
-from emu.engine.kernels.jit import launch
+from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.planes import lift
 from emu.engine.matmul import accumulate, sums
 from emu.engine.monitor import watching
@@ -178,7 +178,7 @@ def _planes(planes, w, mac, groups, start, path, result, first=(0, 0), step=(1, 
         columns = Shifted(planes, off + group * channels * planes.layout.plane, planes.count)
         begin = None if start is None else _share(start, group, groups)[:, None]
         codes, up = sums(Rows(_share(rows, group, groups)), columns, mac, begin, path)
-        launch(lift, codes.size // 4, codes[:outputs], planes.layout.row, up, group * outputs,
+        launch(lift, CAST * codes.size, codes[:outputs], planes.layout.row, up, group * outputs,
                first, step, result)
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from emu.engine.arrays import bounds, ready
-from emu.engine.kernels.jit import launch
+from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.planes import lay, lay_pixels
 from emu.engine.memory import scratch
 from emu.engine.operands import INT8, Stored
@@ -98,7 +98,7 @@ class Planes:
             at = 0
             for y in ys.phases:
                 for z in xs.phases:
-                    launch(lay, x.size // 16, x, flat[at:at + size], self.layout.row,
+                    launch(lay, CAST * x.size, x, flat[at:at + size], self.layout.row,
                            (ys.stride, xs.stride), (y - ys.before, z - xs.before),
                            (ys.first[y], xs.first[z]), (ys.last[y], xs.last[z]), flip, up)
                     at += size
@@ -147,6 +147,6 @@ class Pixels:
             flat = scratch((math.prod(shape) + 64,), dtype)
             flat.fill(-flip << up)
             x = ready(self.x, INT8 if self.x.dtype == INT8 else np.int16 if flip else dtype)
-            launch(lay_pixels, x.size // 4, x, flat[:-64].reshape(shape), self.before, flip, up)
+            launch(lay_pixels, 4 * CAST * x.size, x, flat[:-64].reshape(shape), self.before, flip, up)
             self.kept[key] = flat
         return self.kept[key]
