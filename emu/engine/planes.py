@@ -147,6 +147,7 @@ class Pixels:
             flat = scratch((math.prod(shape) + 64,), dtype)
             flat.fill(-flip << up)
             x = ready(self.x, INT8 if self.x.dtype == INT8 else np.int16 if flip else dtype)
-            launch(lay_pixels, 4 * CAST * x.size, x, flat[:-64].reshape(shape), self.before, flip, up)
+            launch(lay_pixels, 4 * CAST * x.size, x, flat[:-64].reshape(shape), self.before, flip,
+                   up)
             self.kept[key] = flat
         return self.kept[key]
