@@ -89,7 +89,7 @@ def test_a_recipe_that_learns_needs_hardware_that_does(tmp_path):
         train(recipe(hardware=hardware), tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["tqt-int8", "tqt-int8-lenet5"])
+@pytest.mark.parametrize("name", ["tqt-int8", "tqt-int8-lenet5", "resnet20-tqt-int8"])
 def test_shipped_recipes_take_a_step(name):
     from emu.lab.train import Machine, _step
 
@@ -101,6 +101,9 @@ def test_shipped_recipes_take_a_step(name):
     nn.calibrate(machine.model, [x])
     before = {key: p.item() for key, p in nn.thresholds(machine.model).items()}
     machine.model.train()
-    _step(machine, x, torch.tensor([1, 9]))
+    for _ in range(2):
+        _step(machine, x, torch.tensor([1, 9]))
+    assert [id(p) for group in machine.thresholds.param_groups for p in group["params"]] == [
+        id(p) for p in nn.thresholds(machine.model).values()]  # those of additions too
     after = {key: p.item() for key, p in nn.thresholds(machine.model).items()}
     assert [key for key in before if before[key] != after[key]]

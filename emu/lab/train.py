@@ -54,7 +54,9 @@ class Machine(NamedTuple):
                       LOSSES[recipe.loss](recipe.hardware, backend), {})
         if recipe.thresholds is None:
             return machine
-        learned = list(dict.fromkeys(nn.thresholds(model).values()))
+        with torch.no_grad():  # functions, as additions, have their thresholds once they have run
+            model.eval()(torch.from_numpy(images.train_x[:1]))
+        learned = list(dict.fromkeys(nn.thresholds(model.train()).values()))
         if not learned:
             raise ValueError("recipe thresholds: the hardware learns none in a module of its own; "
                              "give a setting such as 's8 learned ties_even sat'")
