@@ -55,16 +55,20 @@ class Backend:
 
     def cast(self, place: Place, codes: np.ndarray, form: Format, to: Cast) -> engine.Casted:
         """Codes of `form` as codes of `to`, with what was inside its range."""
-        return _named(place, engine.cast_full, codes, form.frac, to,
-                      self._operands(place, codes.shape, to))
+        rand = self._operands(place, codes.shape, to) if to.rand_bits else None
+        if engine.watching() is None:  # as `_named`, but this happens all the time
+            return engine.cast_full(codes, form.frac, to, rand)
+        return _named(place, engine.cast_full, codes, form.frac, to, rand)
 
     def quantize(self, place: Place, floats: np.ndarray, to: Cast) -> engine.Casted:
         """Floats as codes of `to`: what `cast` makes of their exact codes, in one pass."""
         if type(self).cast is not Backend.cast:  # another one computes casts
             codes, frac = engine.encode_for(floats, to)
             return self.cast(place, codes, _holding(codes, frac), to)
-        return _named(place, engine.quantize_full, floats, to,
-                      self._operands(place, floats.shape, to))
+        rand = self._operands(place, floats.shape, to) if to.rand_bits else None
+        if engine.watching() is None:
+            return engine.quantize_full(floats, to, rand)
+        return _named(place, engine.quantize_full, floats, to, rand)
 
     def divide(self, place: Place, codes: np.ndarray, divisor: np.ndarray, form: Format, to: Cast
                ) -> engine.Casted:
@@ -75,7 +79,12 @@ class Backend:
         """(M, K) @ (K, N) -> accumulator codes."""
         # Of x.T @ error, the gradient of a weight, the transposed one is wanted.
         order = "F" if a.flags.f_contiguous and not b.flags.f_contiguous else "C"
-        return _sited(place, engine.matmul, a, b, mac, bias, order=order)
+        if engine.watching() is not None:
+            return _sited(place, engine.matmul, a, b, mac, bias, order=order)
+        try:
+            return engine.matmul(a, b, mac, bias, None, order)
+        except ValueError as error:
+            raise _about(place, error) from None
 
     def conv2d(self, place: Place, x, w, mac: MacSpec, bias=None, **geometry) -> np.ndarray:
         """x (N, C, H, W), w (O, C/groups, KH, KW) -> accumulator codes."""
@@ -203,7 +212,11 @@ def _sited(place: Place, operation, *args, **kwargs):
     try:
         return _named(place, operation, *args, **kwargs)
     except ValueError as error:
-        raise ValueError(f"layer {place.site!r}: {place.name}: {error}") from None
+        raise _about(place, error) from None
+
+
+def _about(place: Place, error: ValueError) -> ValueError:
+    return ValueError(f"layer {place.site!r}: {place.name}: {error}")
 
 
 def _holding(codes: np.ndarray, frac: int) -> Format:

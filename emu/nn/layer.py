@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -43,6 +42,8 @@ class Port(NamedTuple):
     value: Cast | Rule | MacSpec | None  # of its setting; None where the layer has none
     place: Place
     label: str  # for messages
+    cast: AnyCast | None  # the value where it is one: then all is known before there is any data
+    masks: bool  # whether gradients stop where that saturates
     rule: bool  # whether the value is one, and whether that is learned
     learned: bool
 
@@ -144,6 +145,8 @@ class Layer:
     def _be(self, spec: LayerSpec, evaluation: LayerSpec) -> None:
         self.spec, self.evaluation = spec, evaluation
         self._ports: dict[tuple[str, bool], Port] = {}
+        self._results: dict[tuple[str, bool, int], Format] = {}
+        self._preloads: dict[tuple[bool, int], tuple[Place, Cast]] = {}
 
     def _make_thresholds(self) -> None:
         if self._parameters is None:
@@ -204,11 +207,12 @@ class Layer:
             axis = self.channels if setting in ("x", "y", "error") else 0
             if name in ("forward", "grad_input", "grad_weight"):
                 axis = None  # which the operation itself says
-            value = getattr(self.spec if training else self.evaluation, setting, None)
-            is_rule = isinstance(value, Rule)
+            spec = self.spec if training else self.evaluation
+            value = getattr(spec, setting, None)
+            is_rule, cast = isinstance(value, Rule), value if isinstance(value, AnyCast) else None
             found = self._ports[name, training] = Port(
-                value, Place(self.site, name, training, axis), f"{self.site}.{name}",
-                is_rule, is_rule and value.learned)
+                value, Place(self.site, name, training, axis), f"{self.site}.{name}", cast,
+                cast is not None and _stops(spec, cast), is_rule, is_rule and value.learned)
         return found
 
     def cast_of(self, name: str, training: bool) -> AnyCast | Rule | None:
@@ -224,6 +228,19 @@ class Layer:
         """The name of one operation of this layer."""
         return self.port(name, training).place
 
+    def unit(self, name: str, training: bool) -> tuple[Place, MacSpec]:
+        """The place and the MAC of one pass; raises ValueError where there is none."""
+        found = self._ports.get((name, training)) or self.port(name, training)
+        return found.place, found.value or self.mac(name, training)
+
+    def result(self, name: str, training: bool, frac: int) -> Format:
+        """The format of the accumulators of one pass, whose products have `frac`."""
+        found = self._results.get((name, training, frac))
+        if found is None:
+            form = self.mac(name, training).result.format
+            found = self._results[name, training, frac] = form.with_frac(frac + form.frac)
+        return found
+
     def _missing(self, name: str, what: str):
         raise ValueError(f"layer {self.site!r}: has no {name}; the configuration must give it "
                          f"{what}")
@@ -231,7 +248,16 @@ class Layer:
     def enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
         """A tensor of any finite floats, cast by the spec's `name` (x, w, b, error)."""
         if self.nest is None or not training:
-            return self._enter(name, tensor, training)
+            port = self._ports.get((name, training))
+            if port is None or port.cast is None:
+                return self._enter(name, tensor, training)
+            floats, to = border.to_numpy(tensor, port.label), port.cast
+            try:
+                found = self.hardware.backend.quantize(port.place, floats, to)
+            except ValueError as error:
+                raise ValueError(f"{port.label}: {error}") from None
+            return Codes(found.codes, to.format,
+                         found.inside if found.outside and port.masks else None)
         before = tensor.detach().double()
         given = before.clone() if before.data_ptr() == tensor.data_ptr() else before
         return self._after(name, self._enter(name, self._before(name, given, training), training),
@@ -239,9 +265,9 @@ class Layer:
 
     def _before(self, name: str, tensor: torch.Tensor, training: bool) -> torch.Tensor:
         """The tensor after the strategies' pre hooks."""
-        to, place, label, *_ = self.port(name, training)
+        _, place, label, to, *_ = self.port(name, training)
         floats = border.to_numpy(tensor, label)
-        if to is None or isinstance(to, Rule):
+        if to is None:
             to, _ = self._choose(name, training, lambda rule, last: engine.cast_for(
                 rule, floats, last))
         return self.nest.run("pre", tensor, Call(place, to.format, self.backend))
@@ -262,12 +288,12 @@ class Layer:
         return found._replace(codes=again.codes)
 
     def _enter(self, name: str, tensor: torch.Tensor, training: bool) -> Codes:
-        to, place, label, rule, learned = self.port(name, training)
+        _, place, label, to, _, _, learned = self.port(name, training)
         floats = border.to_numpy(tensor, label)
         if learned:
             self._show(name, lambda: floats.astype(np.float64))
         chosen = None
-        if to is None or rule:
+        if to is None:
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for(
                 rule, floats, last))
         try:
@@ -284,7 +310,13 @@ class Layer:
     def requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
         """Codes of `form` cast by the spec's `name` (y, grad_w, grad_b)."""
         if self.nest is None or not training:
-            return self._requantise(name, codes, form, training)
+            port = self._ports.get((name, training))
+            if port is None or port.cast is None:
+                return self._requantise(name, codes, form, training)
+            to = port.cast
+            found = self.hardware.backend.cast(port.place, codes, form, to)
+            return Codes(found.codes, to.format,
+                         found.inside if found.outside and port.masks else None)
         given = border.each_to_tensor(codes, form, torch.float64, f"{self.site}.{name}")
         before = self._before(name, given, training)
         found = (self._requantise(name, codes, form, training)
@@ -293,10 +325,10 @@ class Layer:
         return self._after(name, found, training)
 
     def _requantise(self, name: str, codes: np.ndarray, form: Format, training: bool) -> Codes:
-        to, place, label, rule, learned = self.port(name, training)
+        _, place, label, to, _, _, learned = self.port(name, training)
         if learned:
             self._show(name, lambda: np.ldexp(codes.astype(np.float64), -form.frac))
-        if to is None or rule:
+        if to is None:
             to, chosen = self._choose(name, training, lambda rule, last: engine.cast_for_codes(
                 rule, codes, form.frac, last))
             if chosen is not None:
@@ -370,12 +402,12 @@ class Layer:
     def passes(self, inside: np.ndarray | None, to: AnyCast, training: bool) -> np.ndarray | None:
         """Where gradients pass a cast that was `inside` its range there (None: everywhere)."""
         spec = self.spec if training else self.evaluation
-        return None if spec.mask == "all" or to.overflow == Overflow.WRAP else inside
+        return inside if _stops(spec, to) else None
 
     def divide(self, name: str, codes: np.ndarray, divisor: np.ndarray, form: Format,
                training: bool) -> Codes:
         """Codes (..., H, W) of `form` over whole divisors (H, W), in the spec's cast `name`."""
-        to, place, _, rule, _ = self.port(name, training)
+        to, place, *_, rule, _ = self.port(name, training)
         if rule:
             raise ValueError(f"layer {self.site!r}: {name} {to} divides by an area that is no "
                              "power of two, which needs a fixed binary point; give it a Cast")
@@ -387,13 +419,20 @@ class Layer:
         found = self.backend.divide(place, codes, divisor, form, to)
         return self._codes(name, found, to, training)
 
-    def preload(self, bias: Codes, mac: MacSpec, frac: int, training: bool) -> Codes:
-        """Bias codes as codes of the accumulator, by a cast with the bias's own modes.
+    def preload(self, bias: Codes, form: Format, training: bool) -> Codes:
+        """Bias codes as codes of the accumulator's `form`, by a cast with the bias's own modes.
 
         Gradients pass where they pass both casts.
         """
-        to = _preloading(self.cast_of("b", training), mac.result.format.with_frac(frac))
-        cast = self.backend.cast(self.place("preload", training), bias.codes, bias.form, to)
+        plan = self._preloads.get((training, form.frac))
+        if plan is None:
+            own = self.cast_of("b", training)
+            plan = self._preloads[training, form.frac] = self.place("preload", training), Cast(
+                form, own.rounding, own.overflow, own.rand_bits)
+        place, to = plan
+        cast = self.hardware.backend.cast(place, bias.codes, bias.form, to)
+        if bias.passes is None and not cast.outside:
+            return Codes(cast.codes, to.format, None)
         passes = self.passes(cast.inside if cast.outside else None, to, training)
         both = [p for p in (bias.passes, passes) if p is not None]
         return Codes(cast.codes, to.format, np.logical_and.reduce(both) if both else None)
@@ -404,7 +443,6 @@ def _setting(name: str) -> str:
     return name.partition(".")[0]
 
 
-@lru_cache(1 << 10)
-def _preloading(own: Cast | Rule, form: Format) -> Cast:
-    """The cast of a bias to the accumulator's format."""
-    return Cast(form, own.rounding, own.overflow, own.rand_bits)
+def _stops(spec: LayerSpec, to: AnyCast) -> bool:
+    """Whether gradients stop where a cast saturates."""
+    return spec.mask != "all" and to.overflow != Overflow.WRAP

@@ -33,11 +33,10 @@ class _Adder2d(Operation):
     def forward(self, layer, training, x, w, b=None):
         self.x, self.w = layer.enter("x", x, training), layer.enter("w", w, training)
         self.frac = max(self.x.form.frac, self.w.form.frac, 0)  # of a grid that holds 1
-        mac = layer.mac("forward", training)
-        form = mac.result.format.with_frac(self.frac + mac.result.format.frac)
+        mac, form = layer.mac("forward", training), layer.result("forward", training, self.frac)
         self.bias = None
         if b is not None:
-            self.bias = layer.preload(layer.enter("b", b, training), mac, form.frac, training)
+            self.bias = layer.preload(layer.enter("b", b, training), form, training)
         (x, of_x), (w, of_w) = self._aligned()
         codes = layer.backend.adder2d(
             layer.place("forward", training), x, w, with_operands(mac, of_x, of_w),

@@ -46,12 +46,10 @@ class Contraction(Operation):
 
     def forward(self, layer, training, x, w, b=None):
         self.x, self.w = layer.enter("x", x, training), layer.enter("w", w, training)
-        mac = layer.mac("forward", training)
-        form = mac.result.format
-        form = form.with_frac(self.x.form.frac + self.w.form.frac + form.frac)
+        form = layer.result("forward", training, self.x.form.frac + self.w.form.frac)
         self.bias = None
         if b is not None:
-            self.bias = layer.preload(layer.enter("b", b, training), mac, form.frac, training)
+            self.bias = layer.preload(layer.enter("b", b, training), form, training)
         codes = self.product(layer, training, self.x.codes, self.w.codes,
                              None if self.bias is None else self.bias.codes)
         out = layer.leave("y", codes, form, training)
@@ -68,19 +66,18 @@ class Contraction(Operation):
         found: list[Codes | None] = [None] * len(needs)
         if needs[0]:
             codes = self.grad_input(layer, training, error.codes, w.codes, x.codes.shape)
-            found[0] = Codes(masked(codes, x.passes),
-                             _result(layer, "grad_input", training, error, w), None)
+            form = layer.result("grad_input", training, error.form.frac + w.form.frac)
+            found[0] = Codes(masked(codes, x.passes), form, None)
         if needs[1]:
             codes = masked(self.grad_weight(layer, training, x.codes, error.codes, w.codes.shape),
                            w.passes)
-            found[1] = self.leave_weight(layer, training, codes,
-                                         _result(layer, "grad_weight", training, x, error))
+            form = layer.result("grad_weight", training, x.form.frac + error.form.frac)
+            found[1] = self.leave_weight(layer, training, codes, form)
         if bias is not None and needs[2]:
             rows = self.error_rows(error.codes)
-            mac = layer.mac("grad_bias", training)
-            codes = layer.backend.matmul(layer.place("grad_bias", training), rows.T,
-                                         _ones(rows.shape[0]), mac)[:, 0]
-            form = mac.result.format.with_frac(error.form.frac + mac.result.format.frac)
+            place, mac = layer.unit("grad_bias", training)
+            codes = layer.hardware.backend.matmul(place, rows.T, _ones(rows.shape[0]), mac)[:, 0]
+            form = layer.result("grad_bias", training, error.form.frac)
             found[2] = self.leave_weight(layer, training, masked(codes, bias.passes), form,
                                          "grad_b")
         return found
@@ -89,11 +86,6 @@ class Contraction(Operation):
         """The gradient of the weight, or of the bias, in its cast."""
         leave = layer.leave if layer.hardware.float_backward else layer.requantise
         return leave(name, codes, form, training)
-
-
-def _result(layer: Layer, name: str, training: bool, a: Codes, b: Codes):
-    form = layer.mac(name, training).result.format
-    return form.with_frac(a.form.frac + b.form.frac + form.frac)
 
 
 def masked(codes: np.ndarray, passes: np.ndarray | None) -> np.ndarray:
@@ -105,17 +97,17 @@ class Linear(Contraction):
     """x (..., in) times w (out, in): each pass is one matmul, k in the order of the definition."""
 
     def product(self, layer, training, x, w, bias):
-        out = layer.backend.matmul(layer.place("forward", training), _rows(x), w.T,
-                                   layer.mac("forward", training), bias)
+        place, mac = layer.unit("forward", training)
+        out = layer.hardware.backend.matmul(place, _rows(x), w.T, mac, bias)
         return out.reshape(*x.shape[:-1], w.shape[0])
 
     def grad_input(self, layer, training, error, w, shape):
-        return layer.backend.matmul(layer.place("grad_input", training), _rows(error), w,
-                                    layer.mac("grad_input", training)).reshape(shape)
+        place, mac = layer.unit("grad_input", training)
+        return layer.hardware.backend.matmul(place, _rows(error), w, mac).reshape(shape)
 
     def grad_weight(self, layer, training, x, error, shape):
-        return layer.backend.matmul(layer.place("grad_weight", training), _rows(x).T, _rows(error),
-                                    layer.mac("grad_weight", training)).T
+        place, mac = layer.unit("grad_weight", training)
+        return layer.hardware.backend.matmul(place, _rows(x).T, _rows(error), mac).T
 
     def error_rows(self, error):
         return _rows(error)
@@ -251,7 +243,7 @@ class _Matmul(Contraction):
         lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         pairs = zip(*(np.broadcast_to(x, (*lead, *x.shape[-2:])).reshape(-1, *x.shape[-2:])
                       for x in (a, b)), strict=True)
-        place, mac = layer.place(name, training), layer.mac(name, training)
+        place, mac = layer.unit(name, training)
         out = [layer.backend.matmul(place, *pair, mac) for pair in pairs]
         shape = *lead, a.shape[-2], b.shape[-1]
         return np.stack(out).reshape(shape) if out else np.zeros(shape, np.int64)
@@ -278,7 +270,7 @@ def _ones(count: int) -> np.ndarray:
 
 
 def _rows(codes: np.ndarray) -> np.ndarray:
-    return codes.reshape(-1, codes.shape[-1])
+    return codes if codes.ndim == 2 else codes.reshape(-1, codes.shape[-1])
 
 
 def linear(layer: Layer, training: bool, input, weight, bias=None):
