@@ -205,9 +205,10 @@ def _backward(ctx, grad):
 def _proved(grad: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
     name, arrived, task = "a gradient", Parts(), torch._C._current_graph_task_id()
     for part in parts:
-        arrived.append(Part(part, *border.to_codes(part, name), task))
+        codes, frac = border.to_codes(part, name)
+        arrived.append(Part(part, codes, border.holding(codes, frac), task))
     total = Gradient.of(grad, arrived)
-    return border.each_to_tensor(total.codes, border.holding(total.codes, total.frac), grad.dtype,
+    return border.each_to_tensor(total.codes, total.form, grad.dtype,
                                  f"the gradient of a tensor {tuple(grad.shape)}")
 
 

@@ -24,6 +24,7 @@ from emu import engine
 from emu.nn import border
 from emu.nn.audit import FloatSum, allow_sums_of, host, sum_is_exact
 from emu.nn.layer import Codes
+from emu.number import Format
 
 
 class Part(NamedTuple):
@@ -31,7 +32,7 @@ class Part(NamedTuple):
 
     tensor: torch.Tensor
     codes: np.ndarray
-    frac: int
+    form: Format
     task: int  # of which backward pass it is: an aborted one leaves parts behind
 
 
@@ -141,7 +142,7 @@ class _Total:
     def __call__(self, grad: torch.Tensor) -> torch.Tensor:
         total, grid = Gradient.of(grad, self.parts), None
         if total.codes is not None:
-            form = border.holding(total.codes, total.frac)
+            form = border.holding(total.codes, total.form.frac)
             if total.summed or not border.carries(form, grad.dtype):
                 grad = border.each_to_tensor(total.codes, form, grad.dtype, self.name)
             grid = Grid(form.frac, -form.lo)
@@ -168,9 +169,9 @@ class Gradient:
     Where nothing was `summed`, the tensor is what `border.rounded` made of the codes.
     """
 
-    def __init__(self, tensor: torch.Tensor, codes: np.ndarray | None = None, frac: int = 0,
-                 summed: bool = False):
-        self.tensor, self.codes, self.frac, self.summed = tensor, codes, frac, summed
+    def __init__(self, tensor: torch.Tensor, codes: np.ndarray | None = None,
+                 form: Format | None = None, summed: bool = False):
+        self.tensor, self.codes, self.form, self.summed = tensor, codes, form, summed
 
     @classmethod
     def of(cls, tensor: torch.Tensor, parts: Parts) -> Gradient:
@@ -182,7 +183,7 @@ class Gradient:
         if not mine:
             return cls(tensor)
         if len(mine) == 1 and mine[0].tensor is tensor and tensor._version == 0:
-            return cls(tensor, mine[0].codes, mine[0].frac)
+            return cls(tensor, mine[0].codes, mine[0].form)
         with host():
             seen = mine[0].tensor
             for part in mine[1:]:
@@ -192,15 +193,16 @@ class Gradient:
                 raise FloatSum(f"the gradient of a tensor {tuple(tensor.shape)}: something outside "
                                "the hardware adds to it or changes it; use the tensor inside only, "
                                "or give the other user a clone of it")
-        frac = max(part.frac for part in mine)
-        return cls(tensor, _sum([part.codes for part in mine],
-                                [frac - part.frac for part in mine], tensor.shape), frac, True)
+        frac = max(part.form.frac for part in mine)
+        total = _sum([part.codes for part in mine], [frac - part.form.frac for part in mine],
+                     tensor.shape)
+        return cls(tensor, total, border.holding(total, frac), True)
 
     def exact(self, name: str) -> Codes:
         """The gradient as it is; raises ValueError where it is off the grid."""
-        codes, frac = self.codes, self.frac
-        if codes is None:
-            codes, frac = border.to_codes(self.tensor, name)
+        if self.codes is not None:
+            return Codes(self.codes, self.form, None)
+        codes, frac = border.to_codes(self.tensor, name)
         return Codes(codes, border.holding(codes, frac), None)
 
     def masked(self, passes: np.ndarray | None) -> Gradient:
@@ -208,15 +210,14 @@ class Gradient:
         if passes is None:
             return self
         if self.codes is not None:
-            return Gradient(self.tensor, np.multiply(self.codes, passes), self.frac)
+            return Gradient(self.tensor, np.multiply(self.codes, passes), self.form)
         return Gradient(torch.where(torch.from_numpy(passes), self.tensor, 0))
 
     def enter(self, layer, training: bool) -> Codes:
         """Cast by the layer's `error`."""
         if self.codes is None:
             return layer.enter("error", self.tensor, training)
-        return layer.requantise("error", self.codes, border.holding(self.codes, self.frac),
-                                training)
+        return layer.requantise("error", self.codes, self.form, training)
 
 
 def _sum(codes: list[np.ndarray], zeros: list[int], shape) -> np.ndarray:
@@ -240,7 +241,7 @@ def hand_back(out: Codes, dtype: torch.dtype, parts: Parts | None, name: str) ->
     tensor = border.rounded(out.codes, out.form, dtype)
     allow_sums_of(tensor)
     task = torch._C._current_graph_task_id()
-    parts.append(Part(tensor, out.codes, out.form.frac, task))
+    parts.append(Part(tensor, out.codes, out.form, task))
     passes = _passes.__dict__
     if task not in passes:
         passes[task] = []
@@ -261,12 +262,26 @@ def _prove_sum(parts: list[Part]) -> None:
     if not parts:
         return
     dtype = parts[0].tensor.dtype
-    frac = max(part.frac for part in parts)
-    reach = sum(engine.largest(part.codes) << frac - part.frac for part in parts)
+    frac = max(part.form.frac for part in parts)
+    reach = sum(engine.largest(part.codes) << frac - part.form.frac for part in parts)
     if reach.bit_length() > border.CARRIERS[dtype][0]:
         raise FloatSum(f"the gradient of a tensor {tuple(parts[0].tensor.shape)} inside the model: "
                        f"its sum may need {reach.bit_length()} bits, {dtype} carries "
                        f"{border.CARRIERS[dtype][0]}; use model.double(), or narrower errors")
+
+
+def once(backward):
+    """The backward of a function that has no second derivative; torch says so where one is asked.
+
+    As torch's once_differentiable, which costs more than some operations do: here only where a
+    graph of the backward pass is made.
+    """
+    refusing = once_differentiable(backward)
+
+    def first(ctx, *grads):
+        return (refusing if torch.is_grad_enabled() else backward)(ctx, *grads)
+
+    return first
 
 
 class View(Function):
@@ -283,7 +298,7 @@ class View(Function):
         return function(x.detach())
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx, grad):
         if grad is None:
             return None, None
@@ -317,7 +332,7 @@ class Alias(Function):
         return x.detach()
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx, grad):
         if grad is None:
             return None
@@ -366,7 +381,7 @@ class Write(Function):
         return target
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx, grad):
         if grad is None:
             return None, None

@@ -60,6 +60,11 @@ class Tape:
         _state.tape = self.outer
 
 
+def is_open() -> bool:
+    """Whether an operation notes in this thread."""
+    return getattr(_state, "tape", None) is not None
+
+
 def wanted(setting: str) -> bool:
     """Whether a learned cast of this setting is to note."""
     tape = getattr(_state, "tape", None)

@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from emu.nn.audit import host
+from emu.nn.grads import once
 
 
 class _CrossEntropy(Function):
@@ -26,7 +26,7 @@ class _CrossEntropy(Function):
             return -log_p.gather(1, at)[:, 0].mean()
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx, grad):
         with host():
             return (ctx.grad * grad).to(ctx.dtype), None
