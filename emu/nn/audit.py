@@ -150,6 +150,11 @@ def floating():
         _state.floats -= 1
 
 
+def in_floating() -> bool:
+    """Whether this is within a `floating` region."""
+    return bool(getattr(_state, "floats", 0))
+
+
 @contextmanager
 def fixed_again():
     """Out of all `floating` regions."""

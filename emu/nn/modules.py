@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_map
 
 from emu.nn import compiled, compiler, frames, sites, state
 from emu.nn.adder import Adder2d, SEConv2d
-from emu.nn.audit import fixed_again, floating, visit
+from emu.nn.audit import fixed_again, floating, in_floating, visit
 from emu.nn.backend import Backend
 from emu.nn.config import Config, Site
 from emu.nn.grads import outgoing
 from emu.nn.layer import Hardware, Layer
 from emu.nn.ops.casts import activation
-from emu.nn.scope import Frame, Region, running, top, within
+from emu.nn.scope import Frame, Region, end, push, running, top, within
 from emu.nn.strategy import Strategies
 from emu.spec import LayerSpec
 from emu.value import unknown
@@ -157,15 +157,23 @@ def _in_scope(module: FixedModule, forward, args, kwargs):
     if region.floating:
         with floating():
             return forward(*args, **kwargs)
-    if torch.compiler.is_compiling() and region.hardware.eager:
+    tracing = torch.compiler.is_compiling()
+    if tracing and region.hardware.eager:
         compiler.refuse(region.hardware.eager)
     if within(region):  # called by the forward of a subclass
         return forward(*args, **kwargs)
     region.ran = True
-    tracing = torch.compiler.is_compiling()
     inner = getattr(frames.state, "open", False) if tracing else top() is not None
-    with fixed_again(), running(Frame(region, module.training)):
-        out = forward(*args, **kwargs)
+    if in_floating():
+        with fixed_again(), running(Frame(region, module.training)):
+            out = forward(*args, **kwargs)
+    else:  # the same without contexts, as this happens all the time
+        frame = Frame(region, module.training)
+        push(frame)
+        try:
+            out = forward(*args, **kwargs)
+        finally:
+            end(frame)
     if inner:
         return out
     return tree_map(compiled.alias, out) if tracing else outgoing(out)

@@ -129,12 +129,12 @@ class Frame:
     def call(self, func, args, kwargs):
         """The function on the hardware, where it computes with floats."""
         entry = functions.TABLE.get(func)
-        if entry is None or not any(x.is_floating_point() for x in _tensors(args, kwargs)) or (
+        if entry is None or not _has_floats(args, kwargs) or (
                 entry.takes is not None and not entry.takes(*args, **kwargs)):
             return self._other(func, args, kwargs)
         target = kwargs.pop("out", None)
         place = _INPLACE.get(func, len(args))
-        if kwargs.pop("inplace", False) or any(args[place:]) or in_place(func):
+        if kwargs.pop("inplace", False) or any(args[place:]) or func in _CHANGING:
             target = args[0]
         args = args[:place]
         if target is not None and torch.compiler.is_compiling():
@@ -149,7 +149,11 @@ class Frame:
         if entry.composite:
             with running(Frame(self._within(entry), self.training)):
                 return entry.function(*args, **kwargs)
-        kind = next((kind for kind in self.region.kinds if kind in entry.kinds), None)
+        for kind in self.region.kinds:
+            if kind in entry.kinds:
+                break
+        else:
+            kind = None
         name = self.name("" if kind or self.region.alone else entry.name)
         if torch.compiler.is_compiling():
             path = self.region.path_of(name)
@@ -259,6 +263,9 @@ def in_place(func) -> bool:
         name[-1] == "_" and name[-2:] != "__")
 
 
+_CHANGING = {func for func in functions.TABLE if in_place(func)}
+
+
 def _aliased(arguments: tuple, which, keep_first: bool) -> tuple:
     """The arguments with an Alias of every tensor of `which` that wants a gradient."""
     if not torch.is_grad_enabled():
@@ -290,8 +297,13 @@ def running(frame: Frame):
     try:
         yield frame
     finally:
-        while pop() is not frame:  # those above it were left by an interrupt
-            pass
+        end(frame)
+
+
+def end(frame: Frame) -> None:
+    """End a frame, and those above it that an interrupt has left."""
+    while pop() is not frame:
+        pass
 
 
 def within(region: Region) -> bool:
@@ -331,6 +343,14 @@ def top() -> Frame | None:
 def _task() -> int:
     """The backward pass that runs; -1 for none."""
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+
+
+def _has_floats(args, kwargs) -> bool:
+    """Whether a float tensor is among the arguments."""
+    for x in args:
+        if isinstance(x, torch.Tensor) and x.is_floating_point():
+            return True
+    return any(x.is_floating_point() for x in _tensors(args, kwargs))
 
 
 def _tensors(*values):
