@@ -93,6 +93,8 @@ def parts_of(tensor: torch.Tensor) -> Parts | None:
     if not tensor.requires_grad:
         return None
     node = tensor.grad_fn
+    if node is None and (hook := _hook_of(tensor)) is not None and not tensor._is_view():
+        return hook.parts
     found = getattr(node, "parts", None)
     version = found.version if found is not None else node and node.metadata.get("version")
     if version is None and tensor._is_view() and tensor._base.grad_fn is not None and (
@@ -142,10 +144,11 @@ class _Total:
     def __call__(self, grad: torch.Tensor) -> torch.Tensor:
         total, grid = Gradient.of(grad, self.parts), None
         if total.codes is not None:
-            form = border.holding(total.codes, total.form.frac)
+            form = total.form
             if total.summed or not border.carries(form, grad.dtype):
+                form = border.holding(total.codes, form.frac)
                 grad = border.each_to_tensor(total.codes, form, grad.dtype, self.name)
-            grid = Grid(form.frac, -form.lo)
+            grid = Grid(form.frac, engine.largest(total.codes))
         tensor = self.tensor()
         if tensor is not None and tensor.is_leaf and tensor.grad is not None:
             _prove_accumulation(tensor.grad, grad, self.name)

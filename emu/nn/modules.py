@@ -157,18 +157,17 @@ def _in_scope(module: FixedModule, forward, args, kwargs):
     if region.floating:
         with floating():
             return forward(*args, **kwargs)
-    tracing = torch.compiler.is_compiling()
-    if tracing and region.hardware.eager:
+    frame = Frame(region, module.training)
+    if frame.tracing and region.hardware.eager:
         compiler.refuse(region.hardware.eager)
     if within(region):  # called by the forward of a subclass
         return forward(*args, **kwargs)
     region.ran = True
-    inner = getattr(frames.state, "open", False) if tracing else top() is not None
+    inner = getattr(frames.state, "open", False) if frame.tracing else top() is not None
     if in_floating():
-        with fixed_again(), running(Frame(region, module.training)):
+        with fixed_again(), running(frame):
             out = forward(*args, **kwargs)
     else:  # the same without contexts, as this happens all the time
-        frame = Frame(region, module.training)
         push(frame)
         try:
             out = forward(*args, **kwargs)
@@ -176,7 +175,7 @@ def _in_scope(module: FixedModule, forward, args, kwargs):
             end(frame)
     if inner:
         return out
-    return tree_map(compiled.alias, out) if tracing else outgoing(out)
+    return tree_map(compiled.alias, out) if frame.tracing else outgoing(out)
 
 
 compiler.never_begin_with(_in_scope)

@@ -44,8 +44,9 @@ class Operation:
 
 class _Run(Function):
     @staticmethod
-    def forward(ctx, operation, layer, training, learned, *tensors):
+    def forward(ctx, call, *tensors):
         ctx.set_materialize_grads(False)
+        operation, layer, training, learned = call
         ctx.operation, ctx.layer, ctx.training, ctx.parts = operation, layer, training, Parts()
         ctx.learned, in_float = learned, layer.hardware.float_backward
         if learned:
@@ -78,7 +79,7 @@ class _Run(Function):
     @staticmethod
     @once
     def backward(ctx, grad):
-        needs = ctx.needs_input_grad[4 + len(ctx.learned):]
+        needs = ctx.needs_input_grad[1 + len(ctx.learned):]
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         layer, in_float = ctx.layer, ctx.layer.hardware.float_backward
@@ -90,7 +91,7 @@ class _Run(Function):
             slopes, found = _learned(ctx.learned, operation, layer, ctx.training, gradient, needs)
         else:
             found = operation.backward(layer, ctx.training, gradient, needs)
-        handed = [None, None, None, None, *slopes]
+        handed = [None, *slopes]
         for codes, user, need in zip(found, ctx.users, needs, strict=True):
             if not need or codes is None:
                 handed.append(None)
@@ -202,5 +203,5 @@ def run(operation: Operation, layer: Layer, training: bool, *tensors: torch.Tens
     learned = {}
     if layer.threshold_keys and torch.is_grad_enabled():
         learned = {name: x for name, x in layer.thresholds.items() if x.requires_grad}
-    return known(_Run.apply(operation, layer, training, tuple(learned), *learned.values(),
+    return known(_Run.apply((operation, layer, training, tuple(learned)), *learned.values(),
                             *tensors))

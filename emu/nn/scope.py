@@ -119,6 +119,7 @@ class Frame:
         self.scope, self.module, self.root = scope, module, root
         self.mode: _Table | None = None
         self.task = -1  # the backward pass in which it began
+        self.tracing = torch.compiler.is_compiling()
 
     def again(self) -> Frame:
         """A frame that goes on from here."""
@@ -137,7 +138,7 @@ class Frame:
         if kwargs.pop("inplace", False) or any(args[place:]) or func in _CHANGING:
             target = args[0]
         args = args[:place]
-        if target is not None and torch.compiler.is_compiling():
+        if target is not None and self.tracing:
             # What the graph's backward reads must not change.
             kept = tuple(x.clone() if x is target else x for x in args)
             return target.copy_(self.fixed(entry, kept, kwargs))
@@ -155,7 +156,7 @@ class Frame:
         else:
             kind = None
         name = self.name("" if kind or self.region.alone else entry.name)
-        if torch.compiler.is_compiling():
+        if self.tracing:
             path = self.region.path_of(name)
             return compiled.call(entry, self.region.hardware.key, path, kind or entry.kinds[0],
                                  self.training, args, kwargs)
@@ -190,7 +191,7 @@ class Frame:
 
     def _other(self, func, args, kwargs):
         """A function that the hardware does not have: moved as it is, or a float core."""
-        if torch.compiler.is_compiling() and func not in _PLAIN and any(
+        if self.tracing and func not in _PLAIN and any(
                 x.is_floating_point() for x in _tensors(args, kwargs)):
             if not compiler.moves(func.__name__):
                 compiler.refuse(func.__name__)
@@ -340,9 +341,10 @@ def top() -> Frame | None:
     return frame if frame.task == _task() and not on_host() else None
 
 
+@torch.compiler.assume_constant_result  # a graph has its backward pass apart
 def _task() -> int:
     """The backward pass that runs; -1 for none."""
-    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+    return torch._C._current_graph_task_id()
 
 
 def _has_floats(args, kwargs) -> bool:
