@@ -91,6 +91,19 @@ OPERANDS = [
      [((0, 2 * HUGE - 1), (-HUGE, 0))], []),
     ("step64_round", DROPS.format("s40f-31 to_pos", "s33f-31 sat"), [],
      [((0, 2 * HUGE - 1), (-HUGE, 0))]),
+    # thin: int32 holds the accumulator after any step, whatever the operands
+    ("thin32", "acc: s31 sat", [((0, HALF - 1), (0, HALF + 1)), ((1 - HALF, 0), (0, HALF + 1))],
+     [((0, HALF), (0, HALF)), ((-HALF, 0), (0, HALF))]),
+    ("thin32", "acc: s31 sat_sym", [((1 - HALF, 0), (0, HALF + 1))], []),
+    ("thin32", "acc: u30 sat", [((0, HALF), (0, HALF))], [((0, 812825), (0, 1321))]),
+    ("thin32", "acc: s31 sat, lanes: 2", [((0, 256999), (0, 2089))], [((0, 2**14), (0, HALF))]),
+    ("thin32", "acc: s2 sat", [((0, HUGE - 3), BIT), ((0, HUGE), (0, 0))], [((0, HUGE - 2), BIT)]),
+    ("thin32", DROPS.format("s20f2", "s20f2 sat"), [(BYTE, BYTE)], []),
+    ("thin32", "acc: s32", [(BYTE, BYTE), ((0, 2 * HUGE - 1), (-(2**30), 2**30 - 1))], []),
+    ("thin64", "acc: s62 sat", [((0, 2 * HUGE - 1), (-(2**30), 2**30 - 1))], []),
+    ("thin64", "acc: s62", [((0, 2 * HUGE - 1), (-(2**30), 2**30 - 1))], []),
+    *[(path, hardware, [], SMALL) for path in ("thin32", "thin64") for hardware in (
+        "acc: s9 sat_zero", DROPS.format("s16f-1", "s17f-1 sat"), "product: s4, acc: s17 sat")],
     # tracked: signed 8-bit codes of a, any 8-bit codes of x, more than one block of k
     ("tracked", "acc: s17 sat, K: 17", [(BYTE, BYTE), (BYTE, (0, 255))],
      [((-129, 0), (0, 9)), ((0, 128), (0, 9)), (BYTE, (0, 256)), (BYTE, (-1, 128)),
@@ -132,7 +145,7 @@ OPERANDS = [
 UP, DOWN = (BIT, BIT), ((-1, 0), BIT)  # sums that rise or fall by at most 4 over K = 4
 STARTS = [
     # modulo 2^32: an accumulator of up to 32 bits, or sums below 2^31
-    *[(path, f"acc: {form}, K: 4", *row) for path in ("int_mm", "quads", "pairs", "sum32")
+    *[(path, f"acc: {form}, K: 4", *row) for path in ("int_mm", "quads", "pairs", "sum32", "thin32")
       for form, *row in (("s32", UP, [HUGE - 1, -HUGE], []), ("u32", UP, [0, 2 * HUGE - 1], []),
                          ("s33", UP, [HUGE - 5], [HUGE - 4]),
                          ("s33", DOWN, [5 - HUGE], [4 - HUGE]))],
@@ -151,6 +164,8 @@ STARTS = [
     ("sum64", "acc: s8 sat_zero, K: 4", UP, [123, -128], [124]),
     ("sum64", "acc: u8 sat, K: 4", UP, [0, 251], [252]),
     ("sum64", "acc: s8, K: 4", UP, [127, -128], []),
+    ("thin64", "acc: s8 sat_zero, K: 4", UP, [123, -128], [124]),
+    ("thin32", "acc: s8 sat, K: 4", UP, [127, -128], []),
     ("quads", "acc: s33 sat, K: 4", UP, [HUGE - 5], [HUGE - 4]),
     ("sum32_round", DROPS.format("s16f-1 ties_odd", "s20f-1 sat, K: 4"), ((0, 2), BIT),
      [2**19 - 5], [2**19 - 4]),

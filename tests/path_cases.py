@@ -21,6 +21,7 @@ MODES = [mode for mode in Rounding if mode != Rounding.STOCHASTIC]
 CONSTANT = [Rounding.TO_NEG, Rounding.TO_POS, Rounding.TIES_NEG, Rounding.TIES_POS]
 VNNI = {"quads", "pairs", "step32_native", "step32_vnni", "step32_vnni_drop", "step64f_range",
         "tracked", "int_mm"}
+MATRICES = {"int_mm", "thin32", "thin64"}  # paths that convolutions do not take
 SHORT, LONG = [0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 100], [16, 17, 31, 32, 33, 48, 64, 100, 150]
 
 
@@ -54,7 +55,7 @@ THEMES = [
 
 def expected() -> set[str]:
     """Every path that this CPU can take."""
-    names = {*gemm.KERNELS, "tracked", "int_mm"}
+    names = {*gemm.KERNELS, *MATRICES, "tracked"}
     return names if has_vnni() else names - VNNI
 
 

@@ -4,6 +4,8 @@ A closer look costs time and may find a faster path. What is proven from the dty
 depend on the codes, and a sample of them must never prove anything.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,29 @@ def test_start_values_count_before_the_dtypes_decide():
     hardware, a = mac("acc: s24 sat"), np.full((2, 3), 100, np.int8)
     top = hardware.acc.format.hi
     assert engine.matmul(a, a.T, hardware, bias=[0, top]).tolist() == [[30000, top]] * 2
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+@pytest.mark.parametrize(("text", "path"), [
+    ("acc: s9 sat", "thin32"), ("acc: s12 sat_sym, lanes: 3", "thin32"), ("acc: s12", "thin32"),
+    ("acc: u30", "thin32"), ("acc: s60", "thin32"), ("acc: s40 sat", "thin64")])
+def test_one_column_meets_rows_that_lie_side_by_side(text, path, dtype):
+    """As the errors of a batch do whose sums are the gradient of a bias."""
+    hardware, depth = mac(text), 3 * paths.LONG
+    rows = np.random.default_rng(0).integers(-128, 128, (depth, 1100)).astype(dtype).T
+    ones = np.ones((depth, 1), np.int8)
+    problem = paths.Problem(Rows(rows), Matrix(ones), hardware, None)
+    assert next(paths.candidates(problem.facts)) == path
+    bias = np.array([hardware.acc.format.hi])
+    for start in (None, bias):
+        want = engine.matmul(rows, ones, hardware, start, path="plain")
+        assert np.array_equal(engine.matmul(rows, ones, hardware, start), want)
+        assert np.array_equal(engine.matmul(rows[:3], ones, hardware, start), want[:3])
+        by_rows = np.ascontiguousarray(rows)
+        assert np.array_equal(engine.matmul(by_rows, ones, hardware, start), want)
+    want = engine.matmul(rows, ones, hardware, path="plain")
+    turned = engine.matmul(ones.T, rows.T, replace(hardware, a=hardware.b, b=hardware.a))
+    assert np.array_equal(turned, want.T)
 
 
 @pytest.mark.parametrize("bias", [None, np.arange(-3, 30)])

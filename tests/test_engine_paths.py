@@ -87,7 +87,7 @@ def test_a_path_is_offered_up_to_a_start_value(row):
 
 
 @pytest.mark.skipif(not has_vnni(), reason="needs AVX-512 VNNI")
-@pytest.mark.parametrize("path", [None, "plain", "step64"])
+@pytest.mark.parametrize("path", [None, "plain", "step64", "thin64"])
 def test_a_step_that_int32_cannot_hold_saturates(path):
     mac = MacSpec.parse("{a: s8, b: s8, acc: s31 sat, lanes: 131072}")
     row = np.full((1, 131072), -128, np.int8)
@@ -307,6 +307,7 @@ def test_no_terms_do_not_fit_the_start_value():
     ("acc: s20 sat", "step32"), ("acc: s20 sat", "tracked"), ("acc: s20 sat", "step32_vnni"),
     ("acc: s20 sat", "step32_native"),
     ("acc: s32", "quads"), ("acc: s32", "pairs"), ("acc: s32", "sum32"), ("acc: s32", "int_mm"),
+    ("acc: s20 sat", "thin32"), ("acc: s45 sat", "thin64"), ("acc: s32", "thin32"),
     ("acc: s45", "sum64f"), ("acc: s45", "sum64"), ("acc: s45 sat", "step64f"),
     ("acc: s45 sat", "step64f_range"),
     ("acc: s16 sat", "step16"), ("acc: s33 sat_zero", "plain"),

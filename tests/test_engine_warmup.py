@@ -16,4 +16,4 @@ def test_every_kernel_of_the_mac_is_warmed_up():
     assert int(re.match(r"(\d+) kinds of operation", result.stdout).group(1)) > 30
     for name, kernel in gemm.KERNELS.items():
         assert kernel.signatures or (name in VNNI and not has_vnni()), name
-    assert set(gemm.KERNELS) | {"plain", "tracked"} == set(PATHS)
+    assert set(gemm.KERNELS) | {"plain", "tracked", "thin32", "thin64"} == set(PATHS)

@@ -13,7 +13,7 @@ from emu.engine.kernels.lanes import rounding_constants
 from emu.engine.kernels.parts import ROWS
 from emu.engine.monitor import watching
 from emu.engine.operands import Matrix, Rows
-from emu.engine.paths import Problem, choose
+from emu.engine.paths import Problem, choose, thin
 from emu.engine.run import Sums, compute
 from emu.engine.watched import watch_matmul
 from emu.number import Overflow
@@ -54,7 +54,7 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = 
         return narrowed(np.empty((m, n), np.int64), mac.result.format)
     if path == "plain":
         return narrowed(plain(a, b, mac, start), mac.result.format)
-    if _turns(len(a), b.shape[1], order):
+    if not thin(a, n) and (thin(b.T, m) or _turns(m, n, order)):
         start = None if start is None else start[:, None]
         out = accumulate(Rows(b.T), Matrix(a.T), mac, start, path).T
     else:

@@ -19,9 +19,10 @@ from emu.engine.operands import Matrix, Rows
 from emu.number import Overflow
 from emu.spec import MacSpec
 
-FASTEST = "int_mm", "quads"  # no closer look at the codes finds anything better
+FASTEST = "int_mm", "quads", "thin32"  # no closer look at the codes finds anything better
 CLOSER = "plain", "tracked"  # none of a kind, and the one whose speed depends on the bounds
 SAMPLE = 1 << 12  # codes that tell whether a look at all of them may find a faster path
+LONG = 1 << 10  # k from which so few rows as fill no vector are better packed in tiles
 BLOCK = 16  # k between two looks of the tracked path at its prefixes
 external: dict = {}  # kernels handed in from above: `offer_int_mm`
 os.register_at_fork(after_in_child=external.clear)  # their threads are the parent's: they hang
@@ -56,9 +57,10 @@ class Facts:
     """
 
     def __init__(self, mac: MacSpec, a: tuple[int, int], b: tuple[int, int],
-                 start: tuple[int, int], depth: int, matrix: bool, offered: bool):
+                 start: tuple[int, int], depth: int, matrix: bool, offered: bool, thin: bool):
         self.mac, self.start, self.depth, self.matrix = mac, start, depth, matrix
         self.offered = offered  # of int_mm: whether there is one
+        self.thin = thin  # one column meets rows that lie side by side
         product, acc = mac.product, mac.acc
         self.lo, self.hi = acc.range
         self.width = acc.format.width
@@ -144,6 +146,30 @@ class Facts:
         """Whether no prefix can leave the accumulator's range."""
         return self.lo <= self.reach[0] and self.reach[1] <= self.hi
 
+    @property
+    def rail(self) -> int:
+        """The largest magnitude that the accumulator holds."""
+        return max(-self.lo, self.hi)
+
+    @property
+    def clamps(self) -> bool:
+        """Whether what leaves the range is held at its rails."""
+        return self.mac.acc.overflow in (Overflow.SAT, Overflow.SAT_SYM)
+
+    @property
+    def order_free(self) -> bool:
+        """Whether an exact sum, fitted at the end, is the result.
+
+        Reduction modulo 2^W commutes with addition, and a sum whose prefixes all stay inside is
+        never fitted.
+        """
+        return self.fits and (self.mac.acc.overflow == Overflow.WRAP or self.safe)
+
+    @property
+    def fits32(self) -> bool:
+        """Whether int32 holds the accumulator after any step, and any product."""
+        return self.rail + self.step < 1 << 31 and self.raised < 1 << 31
+
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """All candidates."""
@@ -158,6 +184,12 @@ class Facts:
 facts = functools.lru_cache(1 << 10)(Facts)
 
 
+def thin(rows: np.ndarray, count: int) -> bool:
+    """Whether one column meets rows (M, K) that lie by columns, enough of them to fill vectors."""
+    return (count == 1 and rows.flags.f_contiguous
+            and (rows.shape[0] >= 16 or rows.shape[1] < LONG))
+
+
 class Problem:
     """rows (M, K) against columns (K, count) under one level of `mac`, from the codes `start`.
 
@@ -167,7 +199,8 @@ class Problem:
     def __init__(self, rows: Rows, columns, mac: MacSpec, start: np.ndarray | None):
         self.rows, self.columns, self.mac, self.start = rows, columns, mac, start
         self._rest = ((0, 0) if start is None else bounds(start), columns.depth,
-                      isinstance(columns, Matrix), "int_mm" in external)
+                      isinstance(columns, Matrix), "int_mm" in external,
+                      thin(rows.codes, columns.count))
 
     @cached_property
     def facts(self) -> Facts:
@@ -197,12 +230,29 @@ class Problem:
 
 def candidates(p: Facts) -> Iterator[str]:
     """Every path that computes this problem exactly, the fastest first."""
-    wraps = p.mac.acc.overflow == Overflow.WRAP
-    clamps = p.mac.acc.overflow in (Overflow.SAT, Overflow.SAT_SYM)
-    rail = max(-p.lo, p.hi)
-    if p.fits and (wraps or p.safe):
-        # Order-free: reduction modulo 2^W commutes with addition, and a sum whose prefixes all stay
-        # inside is never fitted.
+    if p.thin:
+        yield from _thin(p)
+    yield from _tiled(p)
+    if not p.thin:
+        yield from _thin(p)
+
+
+def _thin(p: Facts) -> Iterator[str]:
+    """Stepped as the hardware does it, or modulo the lane's size where nothing is clamped."""
+    if not p.matrix or not p.fits or p.drop:
+        return
+    if p.clamps:
+        if p.fits32:
+            yield "thin32"
+        yield "thin64"  # `MacSpec` has checked that every step fits int64
+    elif p.order_free:
+        if p.modular:
+            yield "thin32"
+        yield "thin64"
+
+
+def _tiled(p: Facts) -> Iterator[str]:
+    if p.order_free:
         if p.drop == 0:
             if p.modular and p.within(8) and p.depth and p.offered and p.matrix:
                 yield "int_mm"
@@ -220,7 +270,7 @@ def candidates(p: Facts) -> Iterator[str]:
                 yield "sum32_round"
             if p.raised < 1 << 63:
                 yield "sum64_round"
-    if p.fits and clamps:
+    if p.fits and p.clamps:
         # Stepped: as the hardware does it, in lanes that hold every value a step can reach.
         constant = p.constants[1:] == (0, 0)
         scale = 16 - p.width
@@ -231,23 +281,22 @@ def candidates(p: Facts) -> Iterator[str]:
                 yield "step16"
             if scale == 0 and p.drop and constant and p.within(16) and p.raised < 1 << 15:
                 yield "step16_drop"
-        fits32 = rail + p.step < 1 << 31 and p.raised < 1 << 31
-        if has_vnni() and fits32 and p.quads and p.drop == 0 and p.depth > BLOCK:
+        if has_vnni() and p.fits32 and p.quads and p.drop == 0 and p.depth > BLOCK:
             # A rail is at most 2^30, or every product is zero, and a block's 16 add less than 2^20:
             # they cannot carry an int32 past 2^31 before it is seen outside.
             yield "tracked"
         if has_vnni() and p.native:
             yield "step32_native"  # as step16, in one instruction: a product of 16 bits fits int32
-        if has_vnni() and fits32 and p.within(16) and p.drop == 0:
+        if has_vnni() and p.fits32 and p.within(16) and p.drop == 0:
             yield "step32_vnni"
-        if has_vnni() and fits32 and p.within(16) and p.drop and constant:
+        if has_vnni() and p.fits32 and p.within(16) and p.drop and constant:
             yield "step32_vnni_drop"
-        if fits32 and p.within(32):
+        if p.fits32 and p.within(32):
             yield "step32" if p.drop == 0 else "step32_round"
         if (has_vnni() and p.drop == 0 and p.hi - p.lo + 2 * p.step <= 1 << 53
                 and p.within(32)):
             yield "step64f_range"  # as below, of sums in halves around the middle of the rails
-        if p.drop == 0 and rail + p.step <= 1 << 53 and p.within(32):
+        if p.drop == 0 and p.rail + p.step <= 1 << 53 and p.within(32):
             yield "step64f"  # every sum is a float64, so no fma rounds
         if p.drop == 0:
             yield "step64"  # `MacSpec` has checked that every step fits int64

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import ready
+from emu.engine.arrays import LIMITS, ready
 from emu.engine.kernels import gemm
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.parts import ROWS, Rails
@@ -18,7 +18,7 @@ from emu.engine.paths import BLOCK, Facts, Problem, external
 RISKY = {"step32_native": 0.1, "step32_vnni": 0.25}
 ELEMENTS = {"step16": np.int16, "step32": np.int32, "step64f": np.float64, "step64": np.int64,
             "pairs": np.int32, "quads": np.int32, "sum32": np.int32, "sum64f": np.float64,
-            "sum64": np.int64}
+            "sum64": np.int64, "thin32": np.dtype(np.int32), "thin64": np.dtype(np.int64)}
 
 
 class Sums(NamedTuple):
@@ -34,6 +34,8 @@ def compute(p: Problem, path: str) -> Sums:
     if path == "int_mm":
         out = external["int_mm"](_matrix(p.rows.scaled(facts.up)), _matrix(p.columns.codes))
         return fit(out if p.start is None else out + p.start.astype(np.int32), facts)
+    if path in ("thin32", "thin64"):
+        return _thin(p, ELEMENTS[path])
     if path == "tracked":
         return _tracked(p)
     lane = gemm.LANES[path]
@@ -58,6 +60,22 @@ def compute(p: Problem, path: str) -> Sums:
                   else max(a.shape[1], 1), scale, middle, pitch, held)
     launch(gemm.KERNELS[path], p.work, a, x, filled(off, a.shape[1] * lane.word), first, c, rails)
     return fit(c, facts) if lane.step == "none" else Sums(c, 0)
+
+
+def _thin(p: Problem, dtype: np.dtype) -> Sums:
+    """All rows stepped at once, column by column."""
+    facts, a, x = p.facts, p.rows.codes.T, p.columns.codes.T
+    if a.dtype != INT8 or not a.flags.carray:
+        a = ready(a, dtype)
+    if facts.up:
+        x = x.astype(np.int64) << facts.up
+    c = np.zeros((x.shape[0], a.shape[1]), dtype)
+    if p.start is not None:
+        c.T[...] = p.start
+    rails = (p.mac.lanes, facts.lo, facts.hi) if facts.clamps else (1, *LIMITS[dtype])
+    launch(gemm.thin, p.work, a, x.astype(dtype, "C"), *rails, c)
+    c = np.ascontiguousarray(c.T)
+    return Sums(c, 0) if facts.clamps else fit(c, facts)
 
 
 def _stored(lane, facts: Facts):

@@ -29,6 +29,7 @@ PATHS = {  # each kernel of the MAC, and hardware that it computes
     "quads": "acc: s20", "pairs": "acc: s20", "sum32": "acc: s20", "sum64f": "acc: s40",
     "sum64": "acc: s60", "sum32_round": DROP.format("ties_even", "s20f-3"),
     "sum64_round": DROP.format("ties_even", "s60f-3"),
+    "thin32": "acc: s20 sat", "thin64": "acc: s60 sat",
 }
 VNNI = {"tracked", "step64f_range", "step32_native", "step32_vnni", "step32_vnni_drop", "quads",
         "pairs"}
@@ -59,7 +60,7 @@ def _operations() -> Iterator[tuple[str, Callable]]:
         if path not in VNNI or has_vnni():
             mac = MacSpec.parse(f"{{a: s8, b: s8, {text}}}")
             yield f"product, {path}", partial(matmul, A, B, mac, path=path)
-            if not path.endswith(("_drop", "_round")):
+            if not path.endswith(("_drop", "_round")) and not path.startswith("thin"):
                 yield f"convolution, {path}", partial(_convolutions, mac, path)
     tiled = MacSpec.parse("{a: s8, b: s8, acc: s20 sat, tile: 8, outer: s24 sat, reload: true}")
     yield "product in two levels", partial(matmul, A, B, tiled)

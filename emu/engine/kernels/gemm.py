@@ -32,6 +32,7 @@ LANES = {
     "sum64": Lane(I64, "mul", step="none"),
 }
 TRACKED = Lane(I32, "quads", step="none", vectors=1)
+SLICE = 1 << 9  # accumulators of the thin kernel that stay in the first-level cache
 REPLAYED = Lane(I32, "mul", vectors=1)
 
 
@@ -65,6 +66,38 @@ def replay(a, x, off, first, c, rows, groups, flip, rails):
     """Step the listed vectors again; the lists are whole multiples of REPLAY long."""
     for t in prange(rows.size // REPLAY):
         _replay(a, x, off, first, c, rows, groups, t * REPLAY, flip, rails)
+
+
+@kernel
+def thin_slice(a, x, lanes, lo, hi, c):
+    """`thin` for one column of x (K,) and a few rows of a, given as (K, rows); c (rows,)."""
+    lane = c.dtype.type
+    lo, hi = lane(lo), lane(hi)
+    if lanes == 1:
+        for k in range(x.size):
+            for i in range(c.size):
+                total = np.add(c[i], np.multiply(lane(a[k, i]), x[k]))
+                c[i] = np.maximum(np.minimum(total, hi), lo)
+        return
+    for k in range(x.size):
+        for i in range(c.size):
+            c[i] = np.add(c[i], np.multiply(lane(a[k, i]), x[k]))
+        if (k + 1) % lanes == 0 or k + 1 == x.size:
+            for i in range(c.size):
+                c[i] = np.maximum(np.minimum(c[i], hi), lo)
+
+
+@kernel(parallel=True)
+def thin(a, x, lanes, lo, hi, c):
+    """Columns of a (K, M) times those of x (N, K), added to c (N, M) and held at the rails.
+
+    Step by step in the order of k, all rows of a slice at once.
+    """
+    slices = (c.shape[1] + SLICE - 1) // SLICE
+    for t in prange(c.shape[0] * slices):
+        j, first = t // slices, t % slices * SLICE
+        last = min(first + SLICE, c.shape[1])
+        thin_slice(a[:, first:last], x[j], lanes, lo, hi, c[j, first:last])
 
 
 @kernel(parallel=True)
