@@ -62,10 +62,11 @@ def hashed_once(cls: type) -> type:
     of_fields = cls.__hash__
 
     def __hash__(self) -> int:
-        found = self.__dict__.get("_hash")
-        if found is None:
+        try:
+            return self._hash
+        except AttributeError:
             found = self.__dict__["_hash"] = of_fields(self)
-        return found
+            return found
 
     cls.__hash__ = __hash__
     return cls

@@ -85,6 +85,8 @@ def check_width(form: Format) -> None:
 
 def bounds(codes: np.ndarray) -> tuple[int, int]:
     """The least and the greatest code, and 0."""
+    if codes.flags.carray:
+        return extremes(codes.reshape(-1))
     return extremes(flattened(codes.ravel("K"), codes.dtype))
 
 

@@ -1,11 +1,19 @@
 """Casts of whole arrays, and the border where floats become codes and codes floats."""
 
-import functools
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_kind, check_width, dtype_of, flattened, narrowed
+from emu.engine.arrays import (
+    SIGNED,
+    as_codes,
+    check_kind,
+    check_width,
+    dtype_of,
+    flattened,
+    narrowed,
+)
 from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents, scaled_codes
 from emu.engine.kernels.casts import WIDEST, cast_array, stage
@@ -30,6 +38,9 @@ class Casted(NamedTuple):
     outside: int
 
 
+_casted = partial(tuple.__new__, Casted)  # of the three, without a frame of Python's
+
+
 def cast(codes, frac: int, to: AnyCast, rand=None, loads=None) -> np.ndarray:
     """Codes with `frac` fraction bits as codes of `to`, in the smallest sufficient dtype.
 
@@ -44,6 +55,9 @@ def cast(codes, frac: int, to: AnyCast, rand=None, loads=None) -> np.ndarray:
 
 def cast_full(codes, frac: int, to: AnyCast, rand=None, loads=None) -> Casted:
     """`cast`, with the overflow of every element."""
+    if (type(to) is Cast and type(codes) is np.ndarray and codes.dtype in SIGNED
+            and watching() is None):
+        return unwatched(codes, frac, to, rand, loads, masked=True)
     return _cast(codes, frac, to, rand, loads, masked=True)
 
 
@@ -72,34 +86,36 @@ class _Plan(NamedTuple):
     kind: np.dtype  # that the codes are read in
     out: np.dtype
     result: np.dtype  # the smallest that holds every code
+    random: bool  # whether every element takes an operand
 
 
-@functools.lru_cache(1 << 12)
+@lru_cache(1 << 12)
 def _plan(frac: int, to: Cast, itemsize: int) -> _Plan:
     check_width(to.format)
     c, result = lane_cast(frac, to), dtype_of(to.format)
-    lane = lane_for(c, 8 * itemsize)
+    lane, random = lane_for(c, 8 * itemsize), to.rounding == Rounding.STOCHASTIC
     if lane is None:
-        return _Plan(NONE, None, np.dtype(np.int64), np.dtype(np.int64), result)
+        return _Plan(NONE, None, np.dtype(np.int64), np.dtype(np.int64), result, random)
     wide = lane == np.int64  # which is rare: one kernel for all dtypes will do
     return _Plan(np.array(c), np.empty(0, lane), lane if wide else np.dtype(f"i{itemsize}"),
-                 lane if wide else result, result)
+                 lane if wide else result, result, random)
 
 
 def unwatched(x: np.ndarray, frac: int, to: Cast, rand=None, loads=None, masked: bool = False
               ) -> Casted:
     """`cast` of signed codes that leaves no record; `inside` says nothing unless `masked`."""
-    plan = _plan(frac, to, x.itemsize)
-    operands = operands_of(to, x.shape, rand, loads)
-    flat, out = flattened(x, plan.kind), np.empty(x.shape, plan.out)
+    c, rails, kind, dtype, result, random = _plan(frac, to, x.itemsize)
+    operands = operands_of(to, x.shape, rand, loads) if random else NONE
+    flat = x.reshape(-1) if x.dtype == kind and x.flags.carray else flattened(x, kind)
+    out = np.empty(x.shape, dtype)
     inside = np.empty(x.shape, np.bool_) if masked else NOBODY
-    if plan.rails is None:
+    if rails is None:
         outside = launch(cast_array, CAST * x.size, flat, stage(frac, to),
                          operands.astype(np.int64), out.reshape(-1), inside.reshape(-1))
     else:
-        outside = launch(cast_lanes, CAST * x.size, flat, plan.cast, plan.rails, operands,
-                         out.reshape(-1), inside.reshape(-1))
-    return Casted(out.astype(plan.result, copy=False), inside, outside)
+        outside = launch(cast_lanes, CAST * x.size, flat, c, rails, operands, out.reshape(-1),
+                         inside.reshape(-1))
+    return _casted((out if dtype == result else out.astype(result), inside, outside))
 
 
 def _flagged(x: np.ndarray, frac: int, to: FlagCast, rand, loads, masked: bool) -> Casted:
@@ -205,37 +221,37 @@ def quantize(x, to: AnyCast, rand=None) -> np.ndarray:
 
 def quantize_full(x, to: AnyCast, rand=None, loads=None) -> Casted:
     """`cast_full` of what `encode_for` gives, in one pass where that is exact."""
-    floats = np.asarray(x)
-    if watching() is None and isinstance(to, Cast):
-        for rails, scale, limit, c in _scales(to, floats.dtype):
-            operands = operands_of(to, floats.shape, rand, loads)
-            out = np.empty(floats.shape, dtype_of(to.format))
+    floats = x if type(x) is np.ndarray else np.asarray(x)
+    if type(to) is Cast and watching() is None:
+        flat = floats.reshape(-1) if floats.flags.carray else flattened(floats, floats.dtype)
+        for rails, scale, limit, c, dtype, random in _scales(to, floats.dtype):
+            operands = operands_of(to, floats.shape, rand, loads) if random else NONE
+            out = np.empty(floats.shape, dtype)
             inside = np.empty(floats.shape, np.bool_)
-            outside = launch(quantize_lanes, CAST * floats.size, flattened(floats, floats.dtype),
-                             scale, limit, c, rails, operands, out.reshape(-1),
-                             inside.reshape(-1))
+            outside = launch(quantize_lanes, CAST * flat.size, flat, scale, limit, c, rails,
+                             operands, out.reshape(-1), inside.reshape(-1))
             if outside >= 0:
-                return Casted(out, inside, outside)
+                return _casted((out, inside, outside))
     return cast_full(*encode_for(floats, to), to, rand, loads)
 
 
-@functools.lru_cache(1 << 10)
+@lru_cache(1 << 10)
 def _scales(to: Cast, dtype: np.dtype) -> list[tuple]:
-    """(rails, scale, limit, constants) of each lane in which floats times `scale` may be cast.
+    """(rails, scale, limit, constants, dtype of the codes, whether it is random) of each lane.
 
-    The fastest comes first. Each holds the floats below its limit.
+    In each, floats times `scale` may be cast that are below its limit. The fastest comes first.
     """
     guard = to.rand_bits + 2  # bits below the cast, the lowest of them sticky
     frac = to.format.frac + guard
     c, found = lane_cast(frac, to), []
     # Times 2^0 or more no bit of any float is lost below, and the scale itself is a float.
     if dtype == np.float32 and 0 <= frac <= 120 and lane_for(c, 31) == np.int32:
-        found.append((np.empty(0, np.int32), np.float32(2.0**frac), np.float32(2.0**29),
-                      np.array(c)))
+        found.append((np.empty(0, np.int32), np.float32(2.0**frac), np.float32(2.0**29)))
     if (dtype in (np.float32, np.float64) and 0 <= frac <= 900
             and to.format.width + guard <= BORDER_BITS and lane_for(c, 63) is not None):
-        found.append((np.empty(0, np.int64), 2.0**frac, 2.0**61, np.array(c)))
-    return found
+        found.append((np.empty(0, np.int64), 2.0**frac, 2.0**61))
+    return [(*lane, np.array(c), dtype_of(to.format), to.rounding == Rounding.STOCHASTIC)
+            for lane in found]
 
 
 def codes_on(x, form: Format) -> np.ndarray | None:
@@ -243,21 +259,27 @@ def codes_on(x, form: Format) -> np.ndarray | None:
 
     None also where not every code of `form` is a normal number in the dtype of the floats.
     """
-    floats = np.asarray(x)
-    if not _carries(floats.dtype, form):
+    floats = x if type(x) is np.ndarray else np.asarray(x)
+    grid = _grid(floats.dtype, form)
+    if grid is None:
         return None
-    kind, out = floats.dtype.type, np.empty(floats.shape, dtype_of(form))
-    strays = launch(grid_codes, CAST * floats.size, flattened(floats, floats.dtype),
-                    kind(2.0**form.frac), kind(form.step), kind(form.lo), kind(form.hi),
-                    out.reshape(-1))
+    dtype, *constants = grid
+    flat = floats.reshape(-1) if floats.flags.carray else flattened(floats, floats.dtype)
+    out = np.empty(floats.shape, dtype)
+    strays = launch(grid_codes, CAST * flat.size, flat, *constants, out.reshape(-1))
     return None if strays else out
 
 
-@functools.lru_cache(1 << 10)
-def _carries(dtype: np.dtype, form: Format) -> bool:
-    """Whether every code of `form` is exact and normal in a float dtype, and so is its scale."""
-    bits, limits = form.width - form.signed, np.finfo(dtype)
-    return bits <= limits.nmant + 1 and bits + limits.minexp <= form.frac <= -limits.minexp
+@lru_cache(1 << 10)
+def _grid(dtype: np.dtype, form: Format) -> tuple | None:
+    """(dtype of the codes, scale, step, lo, hi) of a format in a float dtype.
+
+    None unless every code is exact and normal in it, and so is its scale.
+    """
+    bits, limits, kind = form.width - form.signed, np.finfo(dtype), dtype.type
+    if not (bits <= limits.nmant + 1 and bits + limits.minexp <= form.frac <= -limits.minexp):
+        return None
+    return (dtype_of(form), kind(2.0**form.frac), kind(form.step), kind(form.lo), kind(form.hi))
 
 
 def on_grid(x: np.ndarray, frac: int) -> bool:
@@ -276,8 +298,8 @@ def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
 
 def write_floats(codes: np.ndarray, frac: int, out: np.ndarray) -> np.ndarray:
     """`floats_of` into a contiguous array of the codes' shape, which is given back."""
-    launch(float_lanes, CAST * codes.size, flattened(codes, codes.dtype),
-           out.dtype.type(2.0**-frac), out.reshape(-1))
+    flat = codes.reshape(-1) if codes.flags.carray else flattened(codes, codes.dtype)
+    launch(float_lanes, CAST * flat.size, flat, out.dtype.type(2.0**-frac), out.reshape(-1))
     return out
 
 
