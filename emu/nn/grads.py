@@ -241,7 +241,11 @@ def hand_back(out: Codes, dtype: torch.dtype, parts: Parts | None, name: str) ->
     if parts is None:
         return border.to_tensor(out.codes, out.form, dtype, name)
     # The codes are what is read: a tensor that rounds them only tells that they have arrived.
-    tensor = border.rounded(out.codes, out.form, dtype)
+    return _left(border.rounded(out.codes, out.form, dtype), out, parts)
+
+
+def _left(tensor: torch.Tensor, out: Codes, parts: Parts) -> torch.Tensor:
+    """The tensor, whose codes are left in `parts`."""
     allow_sums_of(tensor)
     task = torch._C._current_graph_task_id()
     parts.append(Part(tensor, out.codes, out.form, task))
@@ -339,8 +343,12 @@ class Alias(Function):
     def backward(ctx, grad):
         if grad is None:
             return None
-        found = _arrived(grad, ctx.parts)
-        return grad if found is None else hand_back(found, ctx.dtype, ctx.users, "a gradient")
+        outside, found = not ctx.parts, _arrived(grad, ctx.parts)
+        if found is None:
+            return grad
+        if outside and ctx.users is not None and grad._version == 0 and grad.dtype == ctx.dtype:
+            return _left(grad, found, ctx.users)
+        return hand_back(found, ctx.dtype, ctx.users, "a gradient")
 
 
 def outgoing(value):

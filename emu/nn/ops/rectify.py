@@ -15,9 +15,9 @@ from emu.nn.ops.reduce import amax, amin
 
 class _Relu(Operation):
     def forward(self, layer, training, x):
-        border.to_numpy(x, f"{layer.site}.x")
-        self.passes = (x.detach() > 0).numpy()
-        return x.detach().clamp(min=0)
+        floats = border.to_numpy(x, f"{layer.site}.x")
+        self.passes = floats > 0
+        return torch.from_numpy(np.maximum(floats, 0))
 
     def backward(self, layer, training, gradient, needs):
         return [gradient.masked(self.passes).exact(f"{layer.site}.error")]
