@@ -130,7 +130,7 @@ class MacSpec(Text):
         frac, (lo, hi) = self.product.format.frac, self.product.range
         return frac >= 0 and lo <= low << frac and high << frac <= hi
 
-    @property
+    @cached_property
     def result(self) -> Cast:
         """The last stage: its format is that of the result and of the bias."""
         return self.acc if self.outer is None else self.outer

@@ -5,12 +5,14 @@ depend on the codes, and a sample of them must never prove anything.
 """
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from emu import MacSpec, engine
 from emu.engine import paths
+from emu.engine.matmul import _near
 from emu.engine.operands import Matrix, Rows
 
 BYTE = (-128, 127)
@@ -66,6 +68,25 @@ def test_a_forced_path_is_proven_by_the_dtypes_or_by_the_codes(text, path, seen)
     problem = paths.Problem(Rows(np.ones((2, 3), np.int8)), Matrix(columns(1, 0)), mac(text), None)
     assert paths.choose(problem, path) == path
     assert problem.facts.b_bounds == seen
+
+
+def test_bounds_that_are_powers_of_two_hold_those_they_stand_for():
+    for low, high in product([0, -1, -2, -3, -128, -129, -(2**62)], [0, 1, 2, 127, 128, 2**62]):
+        least, most = _near(low, high)
+        assert (low and 2 * low) <= least <= low and high <= most <= 2 * high
+    assert (_near(-128, 127), _near(0, 1), _near(-1, 0)) == (BYTE, (0, 1), (-1, 0))
+
+
+@pytest.mark.parametrize("start", [0, 1000, 2**23 - 1, -(2**23)])
+def test_bounds_of_the_codes_prove_what_their_dtypes_do_not(start):
+    """No prefix leaves the accumulator, which dtypes alone do not say, or some do."""
+    hardware, rng = mac("acc: s24 sat"), np.random.default_rng(0)
+    for width in (8, 16, 128):
+        a, b = (rng.integers(-width, width, shape).astype(np.int8)
+                for shape in ((5, 600), (600, 7)))
+        for bias in (None, np.full(7, start)):
+            want = engine.matmul(a, b, hardware, bias, path="plain")
+            assert np.array_equal(engine.matmul(a, b, hardware, bias), want)
 
 
 def test_start_values_count_before_the_dtypes_decide():

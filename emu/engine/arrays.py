@@ -22,7 +22,7 @@ def as_codes(codes, name: str, form: Format | None = None, ndim: int | None = No
     that is no integer (or uint64, which no int64 holds), for another number of axes, and for a code
     outside its format.
     """
-    array = np.asarray(codes)
+    array = codes if type(codes) is np.ndarray else np.asarray(codes)
     if array.dtype not in SIGNED:
         array = _integers(codes, array, name)
     if ndim is not None and array.ndim != ndim:
@@ -85,9 +85,8 @@ def check_width(form: Format) -> None:
 
 def bounds(codes: np.ndarray) -> tuple[int, int]:
     """The least and the greatest code, and 0."""
-    if codes.flags.carray:
-        return extremes(codes.reshape(-1))
-    return extremes(flattened(codes.ravel("K"), codes.dtype))
+    flat = codes.ravel("K")
+    return extremes(flat if flat.flags.carray else ready(flat, codes.dtype))
 
 
 def largest(codes: np.ndarray) -> int:

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from emu.engine.arrays import as_codes, check_kind, narrowed, ready
+from emu.engine.arrays import LIMITS, as_codes, bounds, check_kind, dtype_of, narrowed, ready
 from emu.engine.kernels import mac as kernels
 from emu.engine.kernels.casts import stage
 from emu.engine.kernels.jit import launch
@@ -13,8 +13,8 @@ from emu.engine.kernels.lanes import rounding_constants
 from emu.engine.kernels.parts import ROWS
 from emu.engine.monitor import watching
 from emu.engine.operands import Matrix, Rows
-from emu.engine.paths import Problem, choose, thin
-from emu.engine.run import Sums, compute
+from emu.engine.paths import FASTEST, Problem, choose, external, facts, thin
+from emu.engine.run import DIRECT, Sums, compute
 from emu.engine.watched import watch_matmul
 from emu.number import Overflow
 from emu.spec import MacSpec
@@ -33,36 +33,70 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = 
     array([[ 27],
            [100]], dtype=int8)
     """
-    check_kind(mac, "mac", MacSpec)
+    if type(mac) is not MacSpec:
+        check_kind(mac, "mac", MacSpec)
     if order not in ("C", "F"):
         raise ValueError(f"order {order!r}: needs 'C', by rows, or 'F', by columns")
     a, b = as_codes(a, "a", mac.a, 2, None), as_codes(b, "b", mac.b, 2, None)
-    if a.shape[1] != b.shape[0]:
-        raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {a.shape[1]} and "
-                         f"{b.shape[0]} differ")
-    m, n = a.shape[0], b.shape[1]
-    start = None
+    (m, k), (rows, n) = a.shape, b.shape
+    if k != rows:
+        raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {k} and {rows} differ")
+    start, held = None, (0, 0)
     if bias is not None:
-        start = as_codes(bias, "bias", mac.result.format, 1)
+        start = as_codes(bias, "bias", mac.result.format, 1, None)
         if start.shape != (n,):
             raise ValueError(f"bias: shape {start.shape} for {n} outputs; give one for each column")
+        held = _near(*bounds(start))
     if (scope := watching()) is not None:
         return narrowed(watch_matmul(scope, a, b, mac, np.zeros((1, n), np.int64) if start is None
-                                     else start[None]),
+                                     else start[None].astype(np.int64)),
                         mac.result.format)
     if not m * n:
         return narrowed(np.empty((m, n), np.int64), mac.result.format)
     if path == "plain":
         return narrowed(plain(a, b, mac, start), mac.result.format)
-    if not thin(a, n) and (thin(b.T, m) or _turns(m, n, order)):
-        start = None if start is None else start[:, None]
-        out = accumulate(Rows(b.T), Matrix(a.T), mac, start, path).T
+    lie = m, k, n, a.flags.f_contiguous, b.flags.c_contiguous, order, "int_mm" in external
+    turned, known, run, dtype = _plan(mac, LIMITS[a.dtype], LIMITS[b.dtype], held, *lie)
+    seen = None
+    if run is None and path is None and mac.outer is None:
+        seen = bounds(a), bounds(b)
+        turned, known, run, dtype = _plan(mac, *(_near(*each) for each in seen), held, *lie)
+    if turned:
+        a, b, start = b.T, a.T, None if start is None else start[:, None]
+        seen = seen and seen[::-1]
+    if run is not None and path is None:
+        out = fitted(*run(known, a, b, start))
     else:
-        out = accumulate(Rows(a), Matrix(b), mac, start, path)
-    return narrowed(out, mac.result.format)
+        rows, columns = Rows(a), Matrix(b)
+        if seen:
+            rows.bounds, columns.bounds = seen
+        out = accumulate(rows, columns, mac, start, path)
+    if turned:
+        out = out.T
+    return out if out.dtype == dtype else out.astype(dtype)
+
+
+def _near(low: int, high: int) -> tuple[int, int]:
+    """Bounds that are 0 or powers of two, around those of codes: few, so that a plan is found."""
+    return low and -1 << (~low).bit_length(), (1 << high.bit_length()) - 1
 
 
 @functools.lru_cache(1 << 10)
+def _plan(mac: MacSpec, a: tuple[int, int], b: tuple[int, int], start: tuple[int, int], m: int,
+          k: int, n: int, a_by_columns: bool, b_by_rows: bool, order: str, offered: bool) -> tuple:
+    """(whether to compute b.T @ a.T, its facts, what runs it, dtype of the result).
+
+    a, b and start are bounds. What runs it is None where these do not prove one of the fastest
+    paths, of those that need no tiles.
+    """
+    straight, over = thin(m, k, n, a_by_columns), thin(n, k, m, b_by_rows)
+    turned = not straight and (over or _turns(m, n, order))
+    known = facts(mac, *((b, a) if turned else (a, b)), start, k, True, offered, straight or over)
+    run = None if mac.outer is not None or known.fastest not in FASTEST else DIRECT.get(
+        known.fastest)
+    return turned, known, run, dtype_of(mac.result.format)
+
+
 def _turns(m: int, n: int, order: str) -> bool:
     """Whether to compute b.T @ a.T for a result (m, n): it then lies by columns.
 
@@ -98,21 +132,26 @@ def accumulate(rows: Rows, columns, mac: MacSpec, start: np.ndarray | None,
     `start` holds the start values and broadcasts to the result; None is zero everywhere. Raises
     ValueError where `path` would not be exact.
     """
-    codes, up = sums(rows, columns, mac, start, path)
+    codes = fitted(*sums(rows, columns, mac, start, path))
+    return codes[:rows.codes.shape[0], :columns.count]
+
+
+def fitted(codes: np.ndarray, up: int) -> np.ndarray:
+    """Accumulators without what wrapped into their `up` highest bits."""
     if up:
         launch(kernels.keep_low, codes.size // 4, codes, up)
-    return codes[:rows.codes.shape[0], :columns.count]
+    return codes
 
 
 def sums(rows: Rows, columns, mac: MacSpec, start: np.ndarray | None,
          path: str | None) -> Sums:
     """As `accumulate`, in whole tiles and with the bits above a wrapping accumulator."""
     if mac.outer is not None:
-        return Sums(_two_levels(rows, columns, mac, start, path), 0)
+        return _two_levels(rows, columns, mac, start, path), 0
     problem = Problem(rows, columns, mac, start)
     chosen = choose(problem, path)
     if chosen == "plain":
-        return Sums(plain(rows.codes, columns.matrix(), mac, start), 0)
+        return plain(rows.codes, columns.matrix(), mac, start), 0
     return compute(problem, chosen)
 
 

@@ -151,7 +151,7 @@ class Facts:
         """The largest magnitude that the accumulator holds."""
         return max(-self.lo, self.hi)
 
-    @property
+    @cached_property
     def clamps(self) -> bool:
         """Whether what leaves the range is held at its rails."""
         return self.mac.acc.overflow in (Overflow.SAT, Overflow.SAT_SYM)
@@ -184,10 +184,9 @@ class Facts:
 facts = functools.lru_cache(1 << 10)(Facts)
 
 
-def thin(rows: np.ndarray, count: int) -> bool:
-    """Whether one column meets rows (M, K) that lie by columns, enough of them to fill vectors."""
-    return (count == 1 and rows.flags.f_contiguous
-            and (rows.shape[0] >= 16 or rows.shape[1] < LONG))
+def thin(m: int, k: int, count: int, by_columns: bool) -> bool:
+    """Whether one column meets rows (m, k) that lie by columns, enough of them to fill vectors."""
+    return count == 1 and by_columns and (m >= 16 or k < LONG)
 
 
 class Problem:
@@ -200,7 +199,7 @@ class Problem:
         self.rows, self.columns, self.mac, self.start = rows, columns, mac, start
         self._rest = ((0, 0) if start is None else bounds(start), columns.depth,
                       isinstance(columns, Matrix), "int_mm" in external,
-                      thin(rows.codes, columns.count))
+                      thin(*rows.codes.shape, columns.count, rows.codes.flags.f_contiguous))
 
     @cached_property
     def facts(self) -> Facts:

@@ -1,6 +1,6 @@
 """Running a path: operands into place, a kernel, accumulators out."""
 
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 
@@ -18,24 +18,18 @@ from emu.engine.paths import BLOCK, Facts, Problem, external
 RISKY = {"step32_native": 0.1, "step32_vnni": 0.25}
 ELEMENTS = {"step16": np.int16, "step32": np.int32, "step64f": np.float64, "step64": np.int64,
             "pairs": np.int32, "quads": np.int32, "sum32": np.int32, "sum64f": np.float64,
-            "sum64": np.int64, "thin32": np.dtype(np.int32), "thin64": np.dtype(np.int64)}
+            "sum64": np.int64}
 
 
-class Sums(NamedTuple):
-    """Accumulators (rows, columns) of whole tiles: `(codes << up) >> up` are the MAC's."""
-
-    codes: np.ndarray
-    up: int
+# (codes, up): accumulators (rows, columns) of whole tiles; `(codes << up) >> up` are the MAC's.
+Sums = tuple[np.ndarray, int]
 
 
 def compute(p: Problem, path: str) -> Sums:
     """The accumulators (M, the columns' count) of a path, in an integer dtype."""
     facts = p.facts
-    if path == "int_mm":
-        out = external["int_mm"](_matrix(p.rows.scaled(facts.up)), _matrix(p.columns.codes))
-        return fit(out if p.start is None else out + p.start.astype(np.int32), facts)
-    if path in ("thin32", "thin64"):
-        return _thin(p, ELEMENTS[path])
+    if path in DIRECT:
+        return DIRECT[path](facts, p.rows.codes, p.columns.codes, p.start)
     if path == "tracked":
         return _tracked(p)
     lane = gemm.LANES[path]
@@ -59,23 +53,39 @@ def compute(p: Problem, path: str) -> Sums:
                   *facts.constants, facts.drop, lanes if lane.step != "none"
                   else max(a.shape[1], 1), scale, middle, pitch, held)
     launch(gemm.KERNELS[path], p.work, a, x, filled(off, a.shape[1] * lane.word), first, c, rails)
-    return fit(c, facts) if lane.step == "none" else Sums(c, 0)
+    return fit(c, facts) if lane.step == "none" else (c, 0)
 
 
-def _thin(p: Problem, dtype: np.dtype) -> Sums:
+def _int_mm(facts: Facts, a: np.ndarray, x: np.ndarray, start: np.ndarray | None) -> Sums:
+    """The product that was handed in."""
+    if facts.up:
+        a = a.astype(np.int64) << facts.up
+    out = external["int_mm"](_matrix(a), _matrix(x))
+    if start is not None:
+        out += start.astype(np.int32)
+    return fit(out, facts)
+
+
+def _thin(dtype: np.dtype, facts: Facts, a: np.ndarray, x: np.ndarray, start: np.ndarray | None
+          ) -> Sums:
     """All rows stepped at once, column by column."""
-    facts, a, x = p.facts, p.rows.codes.T, p.columns.codes.T
+    a, x = a.T, x.T
     if a.dtype != INT8 or not a.flags.carray:
         a = ready(a, dtype)
     if facts.up:
         x = x.astype(np.int64) << facts.up
     c = np.zeros((x.shape[0], a.shape[1]), dtype)
-    if p.start is not None:
-        c.T[...] = p.start
-    rails = (p.mac.lanes, facts.lo, facts.hi) if facts.clamps else (1, *LIMITS[dtype])
-    launch(gemm.thin, p.work, a, x.astype(dtype, "C"), *rails, c)
+    if start is not None:
+        c.T[...] = start
+    rails = (facts.mac.lanes, facts.lo, facts.hi) if facts.clamps else (1, *LIMITS[dtype])
+    launch(gemm.thin, a.size * x.shape[0] // 16, a, x.astype(dtype, "C"), *rails, c)
     c = np.ascontiguousarray(c.T)
-    return Sums(c, 0) if facts.clamps else fit(c, facts)
+    return (c, 0) if facts.clamps else fit(c, facts)
+
+
+# What needs no tiles: (facts, a (M, K), x (K, N), start) -> Sums.
+DIRECT = {"int_mm": _int_mm, "thin32": partial(_thin, np.dtype(np.int32)),
+          "thin64": partial(_thin, np.dtype(np.int64))}
 
 
 def _stored(lane, facts: Facts):
@@ -93,7 +103,7 @@ def _matrix(codes: np.ndarray) -> np.ndarray:
     An axis of one code may have any stride in numpy, which torch takes for that of a row.
     """
     flags = codes.flags
-    if codes.dtype == INT8 and flags.f_contiguous and flags.writeable and not flags.c_contiguous:
+    if codes.dtype == INT8 and flags.writeable and flags.c_contiguous != flags.f_contiguous:
         return codes
     return ready(codes, np.int8).reshape(-1).reshape(codes.shape)
 
@@ -111,7 +121,7 @@ def begin(p: Problem, a: np.ndarray, lacks, scale: int, width: int, dtype
     c = np.empty(shape, dtype) if p.facts.matrix else scratch(shape, dtype)
     if p.start is None:
         return first, c, 0
-    start, m = (p.start << scale).astype(dtype), p.rows.codes.shape[0]
+    start, m = (p.start.astype(np.int64) << scale).astype(dtype), p.rows.codes.shape[0]
     if start.shape[1:] == (1,):
         first[:m] += start[:, 0]
         return first, c, 0
@@ -164,12 +174,12 @@ def _tracked(p: Problem) -> Sums:
         a = p.rows.packed(gemm.REPLAYED, np.int32, p.mac.lanes, facts.up)
         launch(gemm.replay, rows.size * GROUP * off.size // 8, a, x, filled(off, a.shape[1]),
                first, c, rows, groups, facts.flip, rails._replace(lanes=p.mac.lanes))
-    return Sums(c, 0)
+    return (c, 0)
 
 
 def fit(c: np.ndarray, facts: Facts) -> Sums:
     """Exact sums, known modulo the width of their dtype, as codes of the accumulator."""
     if not facts.mac.acc.format.signed:
-        return Sums(c.astype(np.int64) & ((1 << facts.width) - 1), 0)
-    above = max(8 * c.dtype.itemsize - facts.width, 0)
-    return Sums(c, 0 if above and facts.safe else above)
+        return c.astype(np.int64) & ((1 << facts.width) - 1), 0
+    above = 8 * c.dtype.itemsize - facts.width
+    return c, 0 if above <= 0 or facts.safe else above
