@@ -85,18 +85,21 @@ from emu.engine.table import (
 from emu.engine.threshold import dot_exactly, threshold_steps
 from emu.engine.update import (
     Buffered,
+    FloatsPlan,
     Updated,
     buffered_sgd,
     clip,
+    floats_plan,
     norm_shift,
     sgd,
+    sgd_of_floats,
     square_sum,
     squares_mac,
 )
 
 __all__ = [
-    "Buffered", "CastAccount", "Casted", "CrossEntropy", "First", "Geometry", "MacAccount",
-    "NormGrads", "Normed", "Record", "RegisterAccount", "Statistics", "Updated",
+    "Buffered", "CastAccount", "Casted", "CrossEntropy", "First", "FloatsPlan", "Geometry",
+    "MacAccount", "NormGrads", "Normed", "Record", "RegisterAccount", "Statistics", "Updated",
     "adaptive_avg_pool2d", "adaptive_avg_pool2d_grad", "adaptive_max_pool2d", "adaptive_spread",
     "adaptive_sums", "add", "adder2d", "adder2d_grad_input", "adder2d_grad_weight", "adder_factor",
     "aligned_sum", "avg_pool2d", "avg_pool2d_grad", "batch_norm", "batch_norm_grad", "bounds",
@@ -104,10 +107,10 @@ __all__ = [
     "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
     "conv_transpose2d", "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight",
     "cross_entropy", "dequantize", "divide", "dot_exactly", "encode", "encode_for", "floats_of",
-    "frozen_norm", "largest", "load_words", "lookup", "lookup_grad", "matmul", "max_pool2d",
-    "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed", "norm_divisors",
-    "norm_shift", "norm_statistics", "offer_int_mm", "on_grid", "passes", "quantize",
-    "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed", "running_norm",
-    "sgd", "softmax", "square_sum", "squares_mac", "table_entries", "threshold_steps", "watching",
-    "window_spread", "window_sums", "write_floats",
+    "floats_plan", "frozen_norm", "largest", "load_words", "lookup", "lookup_grad", "matmul",
+    "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
+    "norm_divisors", "norm_shift", "norm_statistics", "offer_int_mm", "on_grid", "passes",
+    "quantize", "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed",
+    "running_norm", "sgd", "sgd_of_floats", "softmax", "square_sum", "squares_mac", "table_entries",
+    "threshold_steps", "watching", "window_spread", "window_sums", "write_floats",
 ]

@@ -16,12 +16,19 @@ from emu.engine.arrays import (
     flattened,
     narrowed,
 )
-from emu.engine.casts import cast_full, operands_of
+from emu.engine.casts import _scales, cast_full, codes_on, operands_of
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, lane_cast, lane_for
-from emu.engine.kernels.update import Parts, Step, buffered_lanes, parts_lanes, sgd_lanes
+from emu.engine.kernels.update import (
+    Parts,
+    Step,
+    buffered_lanes,
+    parts_lanes,
+    sgd_floats,
+    sgd_lanes,
+)
 from emu.engine.monitor import named, watching
-from emu.number import Cast, Format
+from emu.number import Cast, Format, Rounding
 from emu.spec import MacSpec
 from emu.update import BufferSpec, UpdateSpec
 
@@ -133,6 +140,56 @@ def _constant(spec: UpdateSpec, name: str, code: int) -> int:
     if type(code) is not int or not form.lo <= code <= form.hi:
         return int(as_codes([code], name, form)[0])  # which names what is wrong
     return code
+
+
+class FloatsPlan(NamedTuple):
+    """How `sgd_of_floats` computes an update."""
+
+    dtype: np.dtype  # of weights and gradients
+    momentum: np.dtype  # of its codes
+    constants: tuple[np.ndarray, ...]  # as the kernel takes them
+
+
+@functools.lru_cache(1 << 10)
+def floats_plan(spec: UpdateSpec, lr: int, mu: int, dtype: np.dtype, frac: int | None
+                ) -> FloatsPlan | None:
+    """The plan of an update of weights and gradients of a float dtype.
+
+    Gradients must be multiples of 2^-frac, unless that is None. None for an update with more than
+    a momentum, casts that draw, codes beyond int32, and weights that the dtype does not carry.
+    """
+    plan, names = _plan(spec), ("weight", "momentum", "grad")
+    form, scales = spec.weight.format, _scales(spec.grad, dtype)
+    if (plan.lane is None or plan.parts is not None or not scales or INT64 in _dtypes(spec, names)
+            or any(getattr(spec, name).rounding == Rounding.STOCHASTIC for name in names)
+            or codes_on(np.empty(0, dtype), form) is None
+            or (frac is not None and abs(frac) > (120 if dtype == np.float32 else 1000))):
+        return None
+    rails, scale, limit, to_grad, *_ = scales[0]
+    rates, ends = [_constant(spec, "lr", lr), _constant(spec, "mu", mu)], _ends(spec, names)
+    grids = 2.0**form.frac, form.step, form.lo, form.hi, 0.0 if frac is None else 2.0**frac
+    near = ends if plan.lane == SHORT.dtype else _near(spec, lr, mu)
+    return FloatsPlan(dtype, dtype_of(spec.momentum.format), (
+        np.array(grids, dtype), np.array([scale, limit]), rails,
+        np.array([*plan.arrays, to_grad]), np.array([*rates, *plan.ups]), ends[1], near))
+
+
+def sgd_of_floats(weight, momentum, grad, plan: FloatsPlan) -> tuple[np.ndarray, np.ndarray] | None:
+    """New values of the weight and codes of the momentum; arrays of one shape.
+
+    What `sgd` makes of the codes of weights on their grid and of the gradients, quantized. None
+    where an array is of another dtype or shape, a weight or a gradient is off its grid, or a
+    gradient or a code too large: nothing is said of which.
+    """
+    if not (weight.shape == momentum.shape == grad.shape and momentum.dtype == plan.momentum
+            and weight.dtype == grad.dtype == plan.dtype):
+        return None
+    new_weight, new_momentum = (np.empty(weight.shape, plan.dtype),
+                                np.empty(weight.shape, plan.momentum))
+    strays = launch(sgd_floats, 4 * CAST * weight.size, weight.reshape(-1), momentum.reshape(-1),
+                    grad.reshape(-1), *plan.constants, new_weight.reshape(-1),
+                    new_momentum.reshape(-1))
+    return None if strays else (new_weight, new_momentum)
 
 
 def _sgd_by_casts(spec: UpdateSpec, state: dict, constants: dict, rands: dict) -> Updated:

@@ -88,6 +88,9 @@ def _operations() -> Iterator[tuple[str, Callable]]:
     yield "tables", _tables
     for dtypes in (np.int64,) * 3, (np.int16, np.int32, np.int32):
         yield f"update of {np.dtype(dtypes[0])} weights", partial(_update, dtypes)
+    for dtype, width in (np.float32, 16), (np.float32, 24), (np.float64, 24):
+        yield (f"update of {np.dtype(dtype)} by {width} bits",
+               partial(_update_floats, np.dtype(dtype), width))
 
 
 def _watched(mac: MacSpec) -> None:
@@ -134,3 +137,10 @@ def _update(dtypes: tuple) -> None:
     update.sgd(*state, 1, 1, UpdateSpec.parse(casts))
     update.sgd(*state, 1, 1, UpdateSpec.parse(casts | {"nesterov": "s16"}))
     update.buffered_sgd(*state, 0, buffer)
+
+
+def _update_floats(dtype: np.dtype, width: int) -> None:
+    spec = UpdateSpec.parse({"weight": "s8", "momentum": f"s{width}", "grad": "s8", "lr": "u4f4",
+                             "mu": "u4f4"})
+    plan = update.floats_plan(spec, 1, 1, dtype, 0)
+    update.sgd_of_floats(np.zeros(4, dtype), np.zeros(4, plan.momentum), np.zeros(4, dtype), plan)

@@ -167,6 +167,19 @@ class Backend:
         return _named(place, engine.sgd, weight, momentum, grad, lr, mu, spec, decay=decay,
                       **rand)
 
+    def sgd_of_floats(self, weight, momentum, grad, plan: engine.FloatsPlan
+                      ) -> tuple[np.ndarray, np.ndarray] | None:
+        """What `sgd` makes of weights on their grid, and of a gradient that `quantize` casts.
+
+        New values of the weight and codes of the momentum, in one pass. None where that is not
+        exact, another backend computes a part, or someone watches: then call the two.
+        """
+        kind = type(self)
+        if (kind.sgd is not Backend.sgd or kind.quantize is not Backend.quantize
+                or kind.cast is not Backend.cast or engine.watching() is not None):
+            return None
+        return engine.sgd_of_floats(weight, momentum, grad, plan)
+
     def buffered_sgd(self, place: Place, weight, buffer, grad, shift: int, spec: BufferSpec
                      ) -> engine.Buffered:
         """The update of one parameter through its gradient buffer."""

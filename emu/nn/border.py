@@ -99,15 +99,6 @@ def rounded(codes: np.ndarray, form: Format, dtype: torch.dtype) -> torch.Tensor
     return torch.from_numpy(engine.floats_of(codes, form.frac, carrier))
 
 
-def overwrite(tensor: torch.Tensor, codes: np.ndarray, form: Format) -> None:
-    """Put codes of `form`, which its dtype carries, into a tensor of the CPU; autograd knows."""
-    if not tensor.is_contiguous():
-        tensor.copy_(rounded(codes, form, tensor.dtype))
-        return
-    torch.autograd.graph.increment_version(tensor)
-    engine.write_floats(codes, form.frac, tensor.detach().numpy())
-
-
 def holding(codes: np.ndarray, frac: int) -> Format:
     """The narrowest signed format of these very codes."""
     low, high = engine.bounds(codes)

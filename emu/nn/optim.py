@@ -16,7 +16,7 @@ from emu.nn import border
 from emu.nn.grads import Grid, grid_of
 from emu.nn.owners import Owner, master_codes, owners_of
 from emu.number import Cast, Format
-from emu.update import BufferSpec
+from emu.update import BufferSpec, UpdateSpec
 
 CODES = torch.int8, torch.int16, torch.int32, torch.int64
 
@@ -25,8 +25,7 @@ class New(NamedTuple):
     """What a step is to write: the weight of a parameter, and the codes of its state."""
 
     parameter: torch.nn.Parameter
-    weight: np.ndarray  # codes of `form`, which the parameter's dtype carries
-    form: Format
+    weight: torch.Tensor  # its new values
     key: str  # "momentum" or "buffer"
     codes: torch.Tensor
 
@@ -95,7 +94,7 @@ class SGD(torch.optim.Optimizer):
             vars(self).pop("grad_scale", None)  # which a GradScaler takes away after steps only
             raise
         for new in updates:  # nothing is refused from here on
-            border.overwrite(new.parameter, new.weight, new.form)
+            new.parameter.copy_(new.weight)
             self.state[new.parameter][new.key] = new.codes
         for backend in {owner.layer.backend for owner in self.owners.values()}:
             backend.end_step()
@@ -103,16 +102,37 @@ class SGD(torch.optim.Optimizer):
 
     def _updates(self, group: dict, zeros: int) -> list[New]:
         """The updates of a group's parameters that have gradients; changes nothing."""
-        grads = ((parameter, self._gradient(parameter, parameter.grad, group, zeros))
-                 for parameter in group["params"] if parameter.grad is not None)
+        given = [parameter for parameter in group["params"] if parameter.grad is not None]
         if group["max_norm"]:
-            grads = self._limited(group["max_norm"], dict(grads)).items()
-        return [self._update(parameter, grad, group) for parameter, grad in grads]
+            grads = {parameter: self._gradient(parameter, group, zeros) for parameter in given}
+            return [self._update(parameter, grad, group)
+                    for parameter, grad in self._limited(group["max_norm"], grads).items()]
+        rates = None
+        if not (zeros or group["clip_value"] or group["weight_decay"]):
+            rates = float(group["lr"]), float(group["momentum"])
+        return [(rates and self._at_once(parameter, *rates))
+                or self._update(parameter, self._gradient(parameter, group, zeros), group)
+                for parameter in given]
 
-    def _gradient(self, parameter: torch.nn.Parameter, grad: torch.Tensor, group: dict, zeros: int
-                  ) -> np.ndarray:
+    def _at_once(self, parameter: torch.nn.Parameter, lr: float, momentum: float) -> New | None:
+        """The update in one pass, by a momentum that is there and no other part.
+
+        None where that is not all, is not exact, or something is to be refused.
+        """
+        owner, held, grad = self.owners.get(parameter), self.state.get(parameter), parameter.grad
+        if (owner is None or "momentum" not in (held or ()) or grad.dtype != parameter.dtype
+                or grad.is_sparse or grad.requires_grad or not (grad.is_cpu and parameter.is_cpu)):
+            return None
+        layer, grid = owner.layer, grid_of(parameter)
+        plan = _plan(layer.spec.update, lr, momentum, parameter.dtype, grid and grid.frac)
+        found = plan and layer.backend.sgd_of_floats(
+            parameter.detach().numpy(), held["momentum"].numpy(), grad.numpy(), plan)
+        return found and New(parameter, torch.from_numpy(found[0]), "momentum",
+                             torch.from_numpy(found[1]))
+
+    def _gradient(self, parameter: torch.nn.Parameter, group: dict, zeros: int) -> np.ndarray:
         """The gradient times 2^-zeros as codes of the update's `grad`, clipped by the group."""
-        owner = self._check(parameter, group)
+        grad, owner = parameter.grad, self._check(parameter, group)
         spec, label = owner.spec, f"{owner.label}.grad"
         if grad.is_sparse:
             raise ValueError(f"{label}: is sparse; build the layer with sparse=False")
@@ -169,8 +189,8 @@ class SGD(torch.optim.Optimizer):
             found = backend.sgd(owner.place(), weight, held.numpy(), grad,
                                 *_constants(group, owner), spec, _decay(group, owner))
             codes = found.momentum
-        border.check_carrier(spec.weight.format, parameter.dtype, owner.label)
-        return New(parameter, found.weight, spec.weight.format, key, torch.from_numpy(codes))
+        moved = border.to_tensor(found.weight, spec.weight.format, parameter.dtype, owner.label)
+        return New(parameter, moved, key, torch.from_numpy(codes))
 
     def load_state_dict(self, state_dict: dict) -> None:
         """As torch's, but codes stay integers: torch would cast them to the parameter's dtype.
@@ -242,6 +262,22 @@ def _constants(group: dict, owner: Owner) -> tuple[int, int]:
         warnings.warn(f"{owner.label}: lr {group['lr']} is code 0 of {spec.lr}; the weight will "
                       "not move", stacklevel=2)
     return lr, _constant(group["momentum"], spec.mu, owner, "mu", "momentum")
+
+
+@lru_cache(1 << 10)
+def _plan(spec: UpdateSpec | BufferSpec | None, lr: float, momentum: float, dtype: torch.dtype,
+          frac: int | None) -> engine.FloatsPlan | None:
+    """How to update in one pass; None also where `_constants` refuses a rate, or warns of it."""
+    if not isinstance(spec, UpdateSpec) or dtype not in border.CARRIERS:
+        return None
+    try:
+        codes, outside = zip(_coded(lr, spec.lr), _coded(momentum, spec.mu), strict=True)
+    except ValueError:
+        return None
+    if any(outside) or (lr and not codes[0]):
+        return None
+    carrier = np.dtype(np.float32 if dtype == torch.float32 else np.float64)
+    return engine.floats_plan(spec, *codes, carrier, frac)
 
 
 def _decay(group: dict, owner: Owner) -> int:

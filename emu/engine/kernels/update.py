@@ -10,6 +10,7 @@ from numba import prange
 
 from emu.engine.kernels.jit import kernel
 from emu.engine.kernels.lanes import fitted, in_lane, rounded
+from emu.engine.kernels.quantize import float_chunk, grid_chunk, off_grid_chunk, quantize_chunk
 
 AHEAD, EXACT = 1, 2
 CHUNK = 1 << 12  # weights of one turn of a thread: what is read twice stays in its cache
@@ -110,6 +111,49 @@ def sgd_lanes(weight, momentum, grad, bounds, rails, near, short, step, to_momen
         outside_w += found[0]
         outside_m += found[1]
     return outside_w, outside_m, strays == 0
+
+@kernel
+def floats_chunk(weight, momentum, grad, grids, scaling, quantized, casts, step, bounds, near,
+                 new_weight, new_momentum):
+    """`sgd_floats` on one thread; returns whether something strays."""
+    none, nobody = np.empty(0, np.uint32), np.empty(0, np.bool_)
+    codes = np.empty((3, weight.size), np.int32)
+    held, gradient, moved = codes[0], codes[1], codes[2]
+    if (grid_chunk(weight, grids[0], grids[1], grids[2], grids[3], held)
+            or (grids[4] and off_grid_chunk(grad, grids[4]))
+            or quantize_chunk(grad, scaling[0], scaling[1], casts[2], quantized, none, gradient,
+                              nobody) < 0):
+        return True
+    step = Step(step[0], step[1], step[2], step[3], step[4], step[5])
+    if not (stray(held, near[0]) or stray(momentum, near[1]) or stray(gradient, near[2])):
+        sgd_chunk(held, momentum, gradient, codes[0, :0], step, casts[0], casts[1], none, none,
+                  moved, new_momentum)
+    elif stray(momentum, bounds):
+        return True
+    else:
+        sgd_chunk(held, momentum, gradient, np.empty(0, np.int64), step, casts[0], casts[1], none,
+                  none, moved, new_momentum)
+    float_chunk(moved, grids[1], new_weight)
+    return False
+
+
+@kernel(parallel=True)
+def sgd_floats(weight, momentum, grad, grids, scaling, quantized, casts, step, bounds, near,
+               new_weight, new_momentum):
+    """`sgd_lanes` from floats to floats: a chunk's codes stay in the cache, as int32.
+
+    `grids` are the weight's scale, step, least and greatest code, and the scale that makes every
+    gradient whole, or 0; `scaling` and `quantized` are the scale, limit and rails that quantize
+    it; `casts` are those of momentum, weight and gradient. Returns how many chunks have a weight
+    off its grid, a gradient off its own or beyond the limit, or a momentum out of bounds: then the
+    results are of no use.
+    """
+    strays = 0
+    for k in prange((weight.size + CHUNK - 1) // CHUNK):
+        a, b = k * CHUNK, min(weight.size, (k + 1) * CHUNK)
+        strays += floats_chunk(weight[a:b], momentum[a:b], grad[a:b], grids, scaling, quantized,
+                               casts, step, bounds, near, new_weight[a:b], new_momentum[a:b])
+    return strays
 
 
 @kernel
