@@ -393,11 +393,13 @@ def test_extremes_hold_zero_and_every_code(x):
 @pytest.mark.parametrize("magnitude", [2.0**29, np.nextafter(np.float32(2.0**29), np.float32(0)),
                                        2.0**61, 2.0**62, 2.0**100])
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_float32_is_quantised_exactly_on_both_sides_of_a_lane(magnitude, overflow):
-    to = Cast(Format(8, -2), Rounding.TIES_EVEN, overflow)  # 2^-2 and two bits: times 1
-    x = np.array([magnitude, -magnitude, 5.0, -6.0], np.float32)
+@pytest.mark.parametrize("rounding, frac", [  # of formats whose floats are taken times 1
+    (Rounding.TIES_ZERO, -2), (Rounding.TIES_EVEN, 0), (Rounding.TO_NEG, 0)])
+def test_float32_is_quantised_exactly_on_both_sides_of_a_lane(magnitude, overflow, rounding, frac):
+    to = Cast(Format(8, frac), rounding, overflow)
+    x = np.array([magnitude, -magnitude, 5.0, -6.0, 2.5, -3.5], np.float32)
     found = engine.quantize_full(x, to)
     assert found.codes.tolist() == [reference.quantize(v, to) for v in x.tolist()]
     low, high = to.range
-    inside = [low <= round(Fraction(v) / 4) <= high for v in x.tolist()]
-    assert found.inside.tolist() == inside and found.outside == 4 - sum(inside)
+    inside = [low <= v * 2.0**frac <= high for v in x.tolist()]
+    assert found.inside.tolist() == inside and found.outside == 6 - sum(inside)

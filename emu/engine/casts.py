@@ -242,8 +242,12 @@ def _scales(to: Cast, dtype: np.dtype) -> list[tuple]:
     In each, floats times `scale` may be cast that are below its limit. The fastest comes first.
     """
     guard = to.rand_bits + 2  # bits below the cast, the lowest of them sticky
-    frac = to.format.frac + guard
+    # The CPU rounds floats in two ways itself, and then needs none.
+    native = to.rounding in (Rounding.TO_NEG, Rounding.TIES_EVEN) and to.format.frac >= 0
+    frac = to.format.frac + (0 if native else guard)
     c, found = lane_cast(frac, to), []
+    if native:
+        c = c._replace(odd=int(to.rounding == Rounding.TIES_EVEN))
     # Times 2^0 or more no bit of any float is lost below, and the scale itself is a float.
     if dtype == np.float32 and 0 <= frac <= 120 and lane_for(c, 31) == np.int32:
         found.append((np.empty(0, np.int32), np.float32(2.0**frac), np.float32(2.0**29)))

@@ -137,16 +137,16 @@ def cast_chunk(x, c, rails, rand, out, inside):
     lane = rails.dtype.type
     c = in_lane(c, rails)
     outside = lane(0)
-    if inside.size:
+    for i in range(x.size):
+        whole, code = cast_at(x, i, c, rand, rails)
+        outside = np.add(outside, lane(code != whole))
+        out[i] = code
+    if not outside:
+        inside[:] = True
+    elif inside.size:
         for i in range(x.size):
             whole, code = cast_at(x, i, c, rand, rails)
-            outside = np.add(outside, lane(code != whole))
-            out[i], inside[i] = code, code == whole
-    else:
-        for i in range(x.size):
-            whole, code = cast_at(x, i, c, rand, rails)
-            outside = np.add(outside, lane(code != whole))
-            out[i] = code
+            inside[i] = code == whole
     return np.int64(outside)
 
 

@@ -8,36 +8,47 @@ from emu.engine.kernels.lanes import CHUNK, fitted, in_lane, rounded
 
 
 @kernel
-def quantize_at(x, i, scale, limit, c, rand, rails):
+def quantize_at(x, i, scale, limit, c, native, rand, rails):
     """(element i rounded, the code that it becomes, whether its lane is too narrow)."""
     lane = rails.dtype.type
     exact = x[i] * scale
     wide = not abs(exact) < limit  # also what is infinite or no number
     exact = scale - scale if wide else exact
-    low = np.floor(exact)
-    # Rounded to odd below the last bit that the rounding sees: the sticky bit.
-    odd = np.bitwise_or(lane(low), lane(low != exact))
-    whole = rounded(odd, c, rand[i] if c.random else np.uint32(0), rails)
+    if native:
+        whole = lane(np.rint(exact) if c.odd else np.floor(exact))
+    else:
+        low = np.floor(exact)
+        # Rounded to odd below the last bit that the rounding sees: the sticky bit.
+        odd = np.bitwise_or(lane(low), lane(low != exact))
+        whole = rounded(odd, c, rand[i] if c.random else np.uint32(0), rails)
     return whole, fitted(whole, c, rails), wide
+
+
+@kernel
+def quantize_loop(x, scale, limit, c, native, rails, rand, out, inside):
+    """`quantize_chunk` with its constants in the lane, whose rounding is `native` or not."""
+    lane = rails.dtype.type
+    outside, strays = lane(0), lane(0)
+    for i in range(x.size):
+        whole, code, wide = quantize_at(x, i, scale, limit, c, native, rand, rails)
+        outside, strays = np.add(outside, lane(code != whole)), np.add(strays, lane(wide))
+        out[i] = code
+    if not outside:
+        inside[:] = True
+    elif inside.size:
+        for i in range(x.size):
+            whole, code, _ = quantize_at(x, i, scale, limit, c, native, rand, rails)
+            inside[i] = code == whole
+    return np.int64(-1) if strays else np.int64(outside)
 
 
 @kernel
 def quantize_chunk(x, scale, limit, c, rails, rand, out, inside):
     """Quantize a flat array; returns how many were outside, -1 where the lane is too narrow."""
-    lane = rails.dtype.type
     c = in_lane(c, rails)
-    outside, strays = lane(0), lane(0)
-    if inside.size:
-        for i in range(x.size):
-            whole, code, wide = quantize_at(x, i, scale, limit, c, rand, rails)
-            outside, strays = np.add(outside, lane(code != whole)), np.add(strays, lane(wide))
-            out[i], inside[i] = code, code == whole
-    else:
-        for i in range(x.size):
-            whole, code, wide = quantize_at(x, i, scale, limit, c, rand, rails)
-            outside, strays = np.add(outside, lane(code != whole)), np.add(strays, lane(wide))
-            out[i] = code
-    return np.int64(-1) if strays else np.int64(outside)
+    if c.drop:
+        return quantize_loop(x, scale, limit, c, False, rails, rand, out, inside)
+    return quantize_loop(x, scale, limit, c, True, rails, rand, out, inside)
 
 
 @kernel(parallel=True)
@@ -45,8 +56,10 @@ def quantize_lanes(x, scale, limit, c, rails, rand, out, inside):
     """Floats times `scale`, cast in lanes; returns how many were outside, or less than 0.
 
     `scale` is a power of two that brings the floats to some bits below the cast: the product is
-    exact, as a power of two only moves the exponent. Below 0: a magnitude of `limit` or more, or
-    one that is not finite. `inside`, unless it is empty, says which were not outside.
+    exact, as a power of two only moves the exponent. Where the cast drops none of these bits the
+    CPU rounds the floats: to the nearest, ties to even, if the cast has `odd`, else down. Below 0:
+    a magnitude of `limit` or more, or one that is not finite. `inside`, unless it is empty, says
+    which were not outside.
     """
     chunks = (x.size + CHUNK - 1) // CHUNK
     found = np.zeros(chunks, np.int64)
