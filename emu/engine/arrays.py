@@ -109,9 +109,8 @@ def narrowed(codes: np.ndarray, form: Format) -> np.ndarray:
 
 def flattened(codes: np.ndarray, dtype) -> np.ndarray:
     """The codes in one row, as kernels take them."""
-    if codes.dtype == dtype and codes.flags.carray:
-        return codes.reshape(-1)
-    return ready(codes, dtype).reshape(-1)
+    flat = codes.ravel()
+    return flat if flat.dtype == dtype and flat.flags.carray else ready(flat, dtype)
 
 
 def pair(value, name: str, least: int) -> tuple[int, int]:

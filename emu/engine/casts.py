@@ -13,6 +13,7 @@ from emu.engine.arrays import (
     dtype_of,
     flattened,
     narrowed,
+    ready,
 )
 from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents, scaled_codes
@@ -106,15 +107,17 @@ def unwatched(x: np.ndarray, frac: int, to: Cast, rand=None, loads=None, masked:
     """`cast` of signed codes that leaves no record; `inside` says nothing unless `masked`."""
     c, rails, kind, dtype, result, random = _plan(frac, to, x.itemsize)
     operands = operands_of(to, x.shape, rand, loads) if random else NONE
-    flat = x.reshape(-1) if x.dtype == kind and x.flags.carray else flattened(x, kind)
+    flat = x.ravel()
+    if flat.dtype != kind or not flat.flags.carray:
+        flat = ready(flat, kind)
     out = np.empty(x.shape, dtype)
     inside = np.empty(x.shape, np.bool_) if masked else NOBODY
     if rails is None:
         outside = launch(cast_array, CAST * x.size, flat, stage(frac, to),
-                         operands.astype(np.int64), out.reshape(-1), inside.reshape(-1))
+                         operands.astype(np.int64), out.ravel(), inside.ravel())
     else:
-        outside = launch(cast_lanes, CAST * x.size, flat, c, rails, operands, out.reshape(-1),
-                         inside.reshape(-1))
+        outside = launch(cast_lanes, CAST * x.size, flat, c, rails, operands, out.ravel(),
+                         inside.ravel())
     return _casted((out if dtype == result else out.astype(result), inside, outside))
 
 
@@ -187,10 +190,10 @@ def encode(x, limit: int | None = None, wraps: bool = False) -> tuple[np.ndarray
     frac = -lowest if limit is None else max(min(-lowest, limit), -MAX_FRAC)
     out = np.empty(floats.shape, np.int64)
     if frac == -lowest and above - lowest <= WIDEST and abs(frac) <= 1000:
-        launch(scaled_codes, CAST * flat.size, flat, 2.0**frac, out.reshape(-1))
+        launch(scaled_codes, CAST * flat.size, flat, 2.0**frac, out.ravel())
     else:
         launch(encode_array, CAST * flat.size, flat.astype(np.float64).view(np.int64), frac, wraps,
-               out.reshape(-1))
+               out.ravel())
     return out, frac
 
 
@@ -223,13 +226,15 @@ def quantize_full(x, to: AnyCast, rand=None, loads=None) -> Casted:
     """`cast_full` of what `encode_for` gives, in one pass where that is exact."""
     floats = x if type(x) is np.ndarray else np.asarray(x)
     if type(to) is Cast and watching() is None:
-        flat = floats.reshape(-1) if floats.flags.carray else flattened(floats, floats.dtype)
+        flat = floats.ravel()
+        if not flat.flags.carray:
+            flat = ready(flat, flat.dtype)
         for rails, scale, limit, c, dtype, random in _scales(to, floats.dtype):
             operands = operands_of(to, floats.shape, rand, loads) if random else NONE
             out = np.empty(floats.shape, dtype)
             inside = np.empty(floats.shape, np.bool_)
             outside = launch(quantize_lanes, CAST * flat.size, flat, scale, limit, c, rails,
-                             operands, out.reshape(-1), inside.reshape(-1))
+                             operands, out.ravel(), inside.ravel())
             if outside >= 0:
                 return _casted((out, inside, outside))
     return cast_full(*encode_for(floats, to), to, rand, loads)
@@ -268,9 +273,11 @@ def codes_on(x, form: Format) -> np.ndarray | None:
     if grid is None:
         return None
     dtype, *constants = grid
-    flat = floats.reshape(-1) if floats.flags.carray else flattened(floats, floats.dtype)
+    flat = floats.ravel()
+    if not flat.flags.carray:
+        flat = ready(flat, flat.dtype)
     out = np.empty(floats.shape, dtype)
-    strays = launch(grid_codes, CAST * flat.size, flat, *constants, out.reshape(-1))
+    strays = launch(grid_codes, CAST * flat.size, flat, *constants, out.ravel())
     return None if strays else out
 
 
@@ -302,8 +309,10 @@ def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
 
 def write_floats(codes: np.ndarray, frac: int, out: np.ndarray) -> np.ndarray:
     """`floats_of` into a contiguous array of the codes' shape, which is given back."""
-    flat = codes.reshape(-1) if codes.flags.carray else flattened(codes, codes.dtype)
-    launch(float_lanes, CAST * flat.size, flat, out.dtype.type(2.0**-frac), out.reshape(-1))
+    flat = codes.ravel()
+    if not flat.flags.carray:
+        flat = ready(flat, flat.dtype)
+    launch(float_lanes, CAST * flat.size, flat, out.dtype.type(2.0**-frac), out.ravel())
     return out
 
 
