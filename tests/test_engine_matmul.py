@@ -289,6 +289,7 @@ def test_the_text_of_a_mac_is_no_mac(mac, call):
     (lambda spec: engine.lookup(ROW, spec), "table", "Table"),
     (lambda spec: engine.lookup_grad(ROW, 0, ROW, spec, Cast.parse("s8")), "slope", "Table"),
     (lambda spec: engine.sgd(ROW, ROW, ROW, 0, 0, spec), "spec", "UpdateSpec"),
+    (lambda spec: engine.floats_plan(spec, 0, 0, np.dtype(float), 0), "spec", "UpdateSpec"),
     (lambda spec: engine.buffered_sgd(ROW, ROW, ROW, 0, spec), "spec", "BufferSpec"),
     (lambda rule: engine.cast_for(rule, ROW, None), "rule", "Rule"),
     (lambda rule: engine.cast_for_codes(rule, ROW, 0, None), "rule", "Rule")])

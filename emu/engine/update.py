@@ -158,6 +158,7 @@ def floats_plan(spec: UpdateSpec, lr: int, mu: int, dtype: np.dtype, frac: int |
     Gradients must be multiples of 2^-frac, unless that is None. None for an update with more than
     a momentum, casts that draw, codes beyond int32, and weights that the dtype does not carry.
     """
+    check_kind(spec, "spec", UpdateSpec)
     plan, names = _plan(spec), ("weight", "momentum", "grad")
     form, scales = spec.weight.format, _scales(spec.grad, dtype)
     if (plan.lane is None or plan.parts is not None or not scales or INT64 in _dtypes(spec, names)
