@@ -48,6 +48,13 @@ class Backend:
         """How many stochastic casts each place has made in this step."""
         return current(self, self._calls)
 
+    @property
+    def updates_at_once(self) -> bool:
+        """Whether nobody sees `quantize` and `sgd` apart: each is the engine's, and unwatched."""
+        kind = type(self)
+        return (kind.sgd is Backend.sgd and kind.quantize is Backend.quantize
+                and kind.cast is Backend.cast and engine.watching() is None)
+
     def end_step(self) -> None:
         """The weights were updated: the next operation belongs to the next step."""
         self.step += 1
@@ -166,19 +173,6 @@ class Backend:
                 for name in spec.sums if getattr(spec, name).rounding == Rounding.STOCHASTIC}
         return _named(place, engine.sgd, weight, momentum, grad, lr, mu, spec, decay=decay,
                       **rand)
-
-    def sgd_of_floats(self, weight, momentum, grad, plan: engine.FloatsPlan
-                      ) -> tuple[np.ndarray, np.ndarray] | None:
-        """What `sgd` makes of weights on their grid, and of a gradient that `quantize` casts.
-
-        New values of the weight and codes of the momentum, in one pass. None where that is not
-        exact, another backend computes a part, or someone watches: then call the two.
-        """
-        kind = type(self)
-        if (kind.sgd is not Backend.sgd or kind.quantize is not Backend.quantize
-                or kind.cast is not Backend.cast or engine.watching() is not None):
-            return None
-        return engine.sgd_of_floats(weight, momentum, grad, plan)
 
     def buffered_sgd(self, place: Place, weight, buffer, grad, shift: int, spec: BufferSpec
                      ) -> engine.Buffered:

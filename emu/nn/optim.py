@@ -125,8 +125,10 @@ class SGD(torch.optim.Optimizer):
             return None
         layer, grid = owner.layer, grid_of(parameter)
         plan = _plan(layer.spec.update, lr, momentum, parameter.dtype, grid and grid.frac)
-        found = plan and layer.backend.sgd_of_floats(
-            parameter.detach().numpy(), held["momentum"].numpy(), grad.numpy(), plan)
+        if plan is None or not layer.backend.updates_at_once:
+            return None
+        found = engine.sgd_of_floats(parameter.detach().numpy(), held["momentum"].numpy(),
+                                     grad.numpy(), plan)
         return found and New(parameter, torch.from_numpy(found[0]), "momentum",
                              torch.from_numpy(found[1]))
 
