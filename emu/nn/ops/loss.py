@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch.autograd import Function
 
+from emu.nn import compiler
 from emu.nn.audit import host
 from emu.nn.grads import once
 
@@ -14,22 +16,21 @@ from emu.nn.grads import once
 class _CrossEntropy(Function):
     @staticmethod
     def forward(ctx, logits, target):
-        with host():
-            z = logits.detach().double()
-            z = z - z.amax(1, keepdim=True)
-            log_p = z - z.exp().sum(1, keepdim=True).log()
-            at = target.long()[:, None]
-            ctx.grad = log_p.exp()
-            ctx.grad.scatter_add_(1, at, log_p.new_full(at.shape, -1.0))
-            ctx.grad /= len(target)
-            ctx.dtype = logits.dtype
-            return -log_p.gather(1, at)[:, 0].mean()
+        # By numpy, as this is small: torch takes five times as long to find its functions.
+        z = logits.detach().numpy().astype(np.float64)
+        z -= z.max(1, keepdims=True)
+        log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+        at = np.arange(len(z)), target.numpy().astype(np.int64, copy=False)
+        ctx.grad, ctx.dtype = np.exp(log_p), logits.dtype
+        ctx.grad[at] -= 1
+        ctx.grad /= len(z)
+        return torch.from_numpy(-log_p[at].mean(keepdims=True)).reshape(())
 
     @staticmethod
     @once
     def backward(ctx, grad):
         with host():
-            return (ctx.grad * grad).to(ctx.dtype), None
+            return torch.from_numpy(ctx.grad * grad.numpy()).to(ctx.dtype), None
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -43,8 +44,12 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
                          "(N, classes) and (N,)")
     if not math.prod(logits.shape):
         raise ValueError(f"logits {tuple(logits.shape)}: an empty batch has no mean loss")
-    low, high = (int(label) for label in target.aminmax())
+    labels = target.numpy()
+    low, high = int(labels.min()), int(labels.max())
     if not 0 <= low <= high < logits.shape[1]:
         raise ValueError(f"target from {low} to {high}: the logits have classes 0 to "
                          f"{logits.shape[1] - 1}")
     return _CrossEntropy.apply(logits, target)
+
+
+compiler.never_begin_with(cross_entropy)
