@@ -68,7 +68,8 @@ def ready(array: np.ndarray, dtype) -> np.ndarray:
 
 
 def _check_range(array: np.ndarray, name: str, form: Format) -> None:
-    check_width(form)
+    if form.width == MAX_WIDTH:
+        check_width(form)
     low, high = bounds(array)
     if low < form.lo or high > form.hi:
         code = low if low < form.lo else high

@@ -43,10 +43,13 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = 
         raise ValueError(f"a {a.shape} @ b {b.shape}: the inner sizes {k} and {rows} differ")
     start, held = None, (0, 0)
     if bias is not None:
-        start = as_codes(bias, "bias", mac.result.format, 1, None)
+        start, form = as_codes(bias, "bias", None, 1, None), mac.result.format
+        held = bounds(start)
+        if held[0] < form.lo or held[1] > form.hi:
+            as_codes(start, "bias", form)  # which says what is wrong
         if start.shape != (n,):
             raise ValueError(f"bias: shape {start.shape} for {n} outputs; give one for each column")
-        held = _near(*bounds(start))
+        held = _near(*held)
     if (scope := watching()) is not None:
         return narrowed(watch_matmul(scope, a, b, mac, np.zeros((1, n), np.int64) if start is None
                                      else start[None].astype(np.int64)),
@@ -65,7 +68,9 @@ def matmul(a, b, mac: MacSpec, bias=None, path: str | None = None, order: str = 
         a, b, start = b.T, a.T, None if start is None else start[:, None]
         seen = seen and seen[::-1]
     if run is not None and path is None:
-        out = fitted(*run(known, a, b, start))
+        out, up = run(known, a, b, start)
+        if up:
+            keep_low(out, up)
     else:
         rows, columns = Rows(a), Matrix(b)
         if seen:
@@ -132,15 +137,15 @@ def accumulate(rows: Rows, columns, mac: MacSpec, start: np.ndarray | None,
     `start` holds the start values and broadcasts to the result; None is zero everywhere. Raises
     ValueError where `path` would not be exact.
     """
-    codes = fitted(*sums(rows, columns, mac, start, path))
+    codes, up = sums(rows, columns, mac, start, path)
+    if up:
+        keep_low(codes, up)
     return codes[:rows.codes.shape[0], :columns.count]
 
 
-def fitted(codes: np.ndarray, up: int) -> np.ndarray:
-    """Accumulators without what wrapped into their `up` highest bits."""
-    if up:
-        launch(kernels.keep_low, codes.size // 4, codes, up)
-    return codes
+def keep_low(codes: np.ndarray, up: int) -> None:
+    """Drop what wrapped into the `up` highest bits of accumulators."""
+    launch(kernels.keep_low, codes.size // 4, codes, up)
 
 
 def sums(rows: Rows, columns, mac: MacSpec, start: np.ndarray | None,

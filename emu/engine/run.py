@@ -60,7 +60,12 @@ def _int_mm(facts: Facts, a: np.ndarray, x: np.ndarray, start: np.ndarray | None
     """The product that was handed in."""
     if facts.up:
         a = a.astype(np.int64) << facts.up
-    out = external["int_mm"](_matrix(a), _matrix(x))
+    for_a, for_x = a.flags, x.flags
+    if not (a.dtype == INT8 and for_a.writeable and for_a.c_contiguous != for_a.f_contiguous):
+        a = _matrix(a)
+    if not (x.dtype == INT8 and for_x.writeable and for_x.c_contiguous != for_x.f_contiguous):
+        x = _matrix(x)
+    out = external["int_mm"](a, x)
     if start is not None:
         out += start.astype(np.int32)
     return fit(out, facts)
@@ -98,13 +103,10 @@ def _stored(lane, facts: Facts):
 
 
 def _matrix(codes: np.ndarray) -> np.ndarray:
-    """int8 codes that lie by rows or by columns, which int_mm takes alike.
+    """int8 codes that lie by rows, which int_mm takes as it takes those that lie by columns.
 
     An axis of one code may have any stride in numpy, which torch takes for that of a row.
     """
-    flags = codes.flags
-    if codes.dtype == INT8 and flags.writeable and flags.c_contiguous != flags.f_contiguous:
-        return codes
     return ready(codes, np.int8).reshape(-1).reshape(codes.shape)
 
 
