@@ -32,7 +32,10 @@ BORDER_BITS = 61  # of an encoded float: a cast's width and what it drops
 
 
 class Casted(NamedTuple):
-    """The result of a cast: codes, which of them were in range, and how many were not."""
+    """The result of a cast: codes, which of them were in range, and how many were not.
+
+    Where all were in range, `inside` cannot be written to.
+    """
 
     codes: np.ndarray
     inside: np.ndarray
@@ -65,7 +68,7 @@ def cast_full(codes, frac: int, to: AnyCast, rand=None, loads=None) -> Casted:
 def passes(codes, frac: int, to: AnyCast, rand=None) -> np.ndarray:
     """The straight-through gradient of the cast: False where saturation changed the value."""
     found = cast_full(codes, frac, to, rand)
-    return np.ones_like(found.inside) if to.overflow == Overflow.WRAP else found.inside
+    return np.ones_like(found.inside) if to.overflow == Overflow.WRAP else found.inside.copy()
 
 
 def _cast(codes, frac: int, to: AnyCast, rand, loads, masked: bool) -> Casted:
@@ -118,7 +121,14 @@ def unwatched(x: np.ndarray, frac: int, to: Cast, rand=None, loads=None, masked:
     else:
         outside = launch(cast_lanes, CAST * x.size, flat, c, rails, operands, out.ravel(),
                          inside.ravel())
-    return _casted((out if dtype == result else out.astype(result), inside, outside))
+    return _casted((out if dtype == result else out.astype(result),
+                    inside if outside or not masked else _all(x.shape), outside))
+
+
+@lru_cache(1 << 10)
+def _all(shape: tuple) -> np.ndarray:
+    """A mask that is true everywhere and takes no memory."""
+    return np.broadcast_to(np.True_, shape)
 
 
 def _flagged(x: np.ndarray, frac: int, to: FlagCast, rand, loads, masked: bool) -> Casted:
@@ -236,7 +246,7 @@ def quantize_full(x, to: AnyCast, rand=None, loads=None) -> Casted:
             outside = launch(quantize_lanes, CAST * flat.size, flat, scale, limit, c, rails,
                              operands, out.ravel(), inside.ravel())
             if outside >= 0:
-                return _casted((out, inside, outside))
+                return _casted((out, inside if outside else _all(floats.shape), outside))
     return cast_full(*encode_for(floats, to), to, rand, loads)
 
 

@@ -141,9 +141,7 @@ def cast_chunk(x, c, rails, rand, out, inside):
         whole, code = cast_at(x, i, c, rand, rails)
         outside = np.add(outside, lane(code != whole))
         out[i] = code
-    if not outside:
-        inside[:] = True
-    elif inside.size:
+    if inside.size and outside:
         for i in range(x.size):
             whole, code = cast_at(x, i, c, rand, rails)
             inside[i] = code == whole
@@ -154,10 +152,22 @@ def cast_chunk(x, c, rails, rand, out, inside):
 def cast_lanes(x, c, rails, rand, out, inside):
     """Cast a flat array, with the operands `rand` if random; returns how many were outside.
 
-    `inside`, unless it is empty, says which were not.
+    `inside`, unless it is empty, says which were not, if any was: else it is not even touched, as
+    memory that is written takes the place of other in the caches.
     """
-    outside = 0
-    for k in prange((x.size + CHUNK - 1) // CHUNK):
+    chunks = (x.size + CHUNK - 1) // CHUNK
+    found = np.zeros(chunks, np.int64)
+    for k in prange(chunks):
         a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
-        outside += cast_chunk(x[a:b], c, rails, rand[a:b], out[a:b], inside[a:b])
-    return outside
+        found[k] = cast_chunk(x[a:b], c, rails, rand[a:b], out[a:b], inside[a:b])
+    fill(found, inside)
+    return found.sum()
+
+
+@kernel
+def fill(found, inside):
+    """Say of the chunks in which nothing was outside that all was inside, if another has some."""
+    if inside.size and found.any():
+        for k in range(found.size):
+            if not found[k]:
+                inside[k * CHUNK:(k + 1) * CHUNK] = True

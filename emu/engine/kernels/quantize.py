@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from emu.engine.kernels.jit import kernel
-from emu.engine.kernels.lanes import CHUNK, fitted, in_lane, rounded
+from emu.engine.kernels.lanes import CHUNK, fill, fitted, in_lane, rounded
 
 
 @kernel
@@ -33,9 +33,7 @@ def quantize_loop(x, scale, limit, c, native, rails, rand, out, inside):
         whole, code, wide = quantize_at(x, i, scale, limit, c, native, rand, rails)
         outside, strays = np.add(outside, lane(code != whole)), np.add(strays, lane(wide))
         out[i] = code
-    if not outside:
-        inside[:] = True
-    elif inside.size:
+    if inside.size and outside:
         for i in range(x.size):
             whole, code, _ = quantize_at(x, i, scale, limit, c, native, rand, rails)
             inside[i] = code == whole
@@ -59,7 +57,8 @@ def quantize_lanes(x, scale, limit, c, rails, rand, out, inside):
     exact, as a power of two only moves the exponent. Where the cast drops none of these bits the
     CPU rounds the floats: to the nearest, ties to even, if the cast has `odd`, else down. Below 0:
     a magnitude of `limit` or more, or one that is not finite. `inside`, unless it is empty, says
-    which were not outside.
+    which were not outside, if
+    any was.
     """
     chunks = (x.size + CHUNK - 1) // CHUNK
     found = np.zeros(chunks, np.int64)
@@ -67,6 +66,7 @@ def quantize_lanes(x, scale, limit, c, rails, rand, out, inside):
         a, b = k * CHUNK, min(x.size, (k + 1) * CHUNK)
         found[k] = quantize_chunk(x[a:b], scale, limit, c, rails, rand[a:b], out[a:b],
                                   inside[a:b])
+    fill(found, inside)
     return found.sum() if (found >= 0).all() else np.int64(-1)
 
 
