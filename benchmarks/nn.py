@@ -40,7 +40,7 @@ PLACES = {  # where the profile looks: the outermost of these that a call is wit
     "weight gradients": ("backend.py", "conv2d_grad_weight"),
     "codes to floats": ("border.py", "rounded"), "floats to codes": ("border.py", "to_codes"),
     "batch norm": ("backend.py", "batch_norm"), "its gradients": ("backend.py", "batch_norm_grad"),
-    "update": ("optim.py", "_update"), "whole step": ("nn.py", "step")}
+    "update": ("optim.py", "_at_once"), "whole step": ("nn.py", "step")}
 
 
 def step(model: torch.nn.Module, optimizer, shape: tuple, loss):

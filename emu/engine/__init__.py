@@ -21,7 +21,6 @@ from emu.engine.casts import (
     passes,
     quantize,
     quantize_full,
-    write_floats,
 )
 from emu.engine.conv import Geometry, conv2d, conv2d_grad_input, conv2d_grad_weight
 from emu.engine.conv_kinds import (
@@ -112,5 +111,5 @@ __all__ = [
     "norm_divisors", "norm_shift", "norm_statistics", "offer_int_mm", "on_grid", "passes",
     "quantize", "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed",
     "running_norm", "sgd", "sgd_of_floats", "softmax", "square_sum", "squares_mac", "table_entries",
-    "threshold_steps", "watching", "window_spread", "window_sums", "write_floats",
+    "threshold_steps", "watching", "window_spread", "window_sums",
 ]

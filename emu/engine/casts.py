@@ -239,7 +239,7 @@ def quantize_full(x, to: AnyCast, rand=None, loads=None) -> Casted:
         flat = floats.ravel()
         if not flat.flags.carray:
             flat = ready(flat, flat.dtype)
-        for rails, scale, limit, c, dtype, random in _scales(to, floats.dtype):
+        for rails, scale, limit, c, dtype, random in scales(to, floats.dtype):
             operands = operands_of(to, floats.shape, rand, loads) if random else NONE
             out = np.empty(floats.shape, dtype)
             inside = np.empty(floats.shape, np.bool_)
@@ -251,7 +251,7 @@ def quantize_full(x, to: AnyCast, rand=None, loads=None) -> Casted:
 
 
 @lru_cache(1 << 10)
-def _scales(to: Cast, dtype: np.dtype) -> list[tuple]:
+def scales(to: Cast, dtype: np.dtype) -> list[tuple]:
     """(rails, scale, limit, constants, dtype of the codes, whether it is random) of each lane.
 
     In each, floats times `scale` may be cast that are below its limit. The fastest comes first.
@@ -314,11 +314,7 @@ def on_grid(x: np.ndarray, frac: int) -> bool:
 
 def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
     """The floats of a dtype nearest to the codes, times 2^-frac."""
-    return write_floats(codes, frac, np.empty(codes.shape, dtype))
-
-
-def write_floats(codes: np.ndarray, frac: int, out: np.ndarray) -> np.ndarray:
-    """`floats_of` into a contiguous array of the codes' shape, which is given back."""
+    out = np.empty(codes.shape, dtype)
     flat = codes.ravel()
     if not flat.flags.carray:
         flat = ready(flat, flat.dtype)

@@ -16,7 +16,7 @@ from emu.engine.arrays import (
     flattened,
     narrowed,
 )
-from emu.engine.casts import _scales, cast_full, codes_on, operands_of
+from emu.engine.casts import cast_full, codes_on, operands_of, scales
 from emu.engine.kernels.jit import CAST, launch
 from emu.engine.kernels.lanes import LaneCast, lane_cast, lane_for
 from emu.engine.kernels.update import (
@@ -160,13 +160,13 @@ def floats_plan(spec: UpdateSpec, lr: int, mu: int, dtype: np.dtype, frac: int |
     """
     check_kind(spec, "spec", UpdateSpec)
     plan, names = _plan(spec), ("weight", "momentum", "grad")
-    form, scales = spec.weight.format, _scales(spec.grad, dtype)
-    if (plan.lane is None or plan.parts is not None or not scales or INT64 in _dtypes(spec, names)
+    form, found = spec.weight.format, scales(spec.grad, dtype)
+    if (plan.lane is None or plan.parts is not None or not found or INT64 in _dtypes(spec, names)
             or any(getattr(spec, name).rounding == Rounding.STOCHASTIC for name in names)
             or codes_on(np.empty(0, dtype), form) is None
             or (frac is not None and abs(frac) > (120 if dtype == np.float32 else 1000))):
         return None
-    rails, scale, limit, to_grad, *_ = scales[0]
+    rails, scale, limit, to_grad, *_ = found[0]
     rates, ends = [_constant(spec, "lr", lr), _constant(spec, "mu", mu)], _ends(spec, names)
     grids = 2.0**form.frac, form.step, form.lo, form.hi, 0.0 if frac is None else 2.0**frac
     near = ends if plan.lane == SHORT.dtype else _near(spec, lr, mu)

@@ -21,7 +21,8 @@ from emu.nn.compare import Similarity, compare_outputs, compare_parameters
 from emu.nn.config import Config, Site
 from emu.nn.float_masters import FloatMasters
 from emu.nn.fold import ConvBN, fold
-from emu.nn.layer import Hardware, Layer
+from emu.nn.hardware import Hardware
+from emu.nn.layer import Layer
 from emu.nn.models import FixedScope, fixed_scope
 from emu.nn.modules import (
     Activation,

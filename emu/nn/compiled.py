@@ -20,7 +20,8 @@ from emu.nn import border, functions
 from emu.nn.backend import Backend
 from emu.nn.config import Site
 from emu.nn.grads import Gradient, Part, Parts
-from emu.nn.layer import Hardware, Layer
+from emu.nn.hardware import Hardware
+from emu.nn.layer import Layer
 from emu.spec import LayerSpec
 
 

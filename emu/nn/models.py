@@ -23,7 +23,8 @@ from emu.nn import compiler, scope, state
 from emu.nn.backend import Backend
 from emu.nn.config import Config
 from emu.nn.grads import outgoing
-from emu.nn.layer import Hardware, Layer
+from emu.nn.hardware import Hardware
+from emu.nn.layer import Layer
 from emu.nn.scope import Frame, Region
 from emu.nn.strategy import Strategies
 

@@ -18,7 +18,8 @@ import torch
 from emu.engine import narrowed
 from emu.kind import AnyCast
 from emu.nn import border
-from emu.nn.layer import Hardware, Layer
+from emu.nn.hardware import Hardware
+from emu.nn.layer import Layer
 from emu.nn.scope import Region
 from emu.number import Cast, Format, Overflow
 from emu.rule import Rule
