@@ -22,9 +22,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from emu.nn import compiler, scope, state
 from emu.nn.backend import Backend
 from emu.nn.config import Config
-from emu.nn.grads import outgoing
 from emu.nn.hardware import Hardware
 from emu.nn.layer import Layer
+from emu.nn.moved import outgoing
 from emu.nn.scope import Frame, Region
 from emu.nn.strategy import Strategies
 

@@ -21,9 +21,9 @@ from emu.nn.adder import Adder2d, SEConv2d
 from emu.nn.audit import fixed_again, floating, in_floating, visit
 from emu.nn.backend import Backend
 from emu.nn.config import Config, Site
-from emu.nn.grads import outgoing
 from emu.nn.hardware import Hardware
 from emu.nn.layer import Layer
+from emu.nn.moved import outgoing
 from emu.nn.ops.casts import activation
 from emu.nn.scope import Frame, Region, end, push, running, top, within
 from emu.nn.strategy import Strategies

@@ -22,9 +22,10 @@ from emu.nn import compiled, compiler, functions
 from emu.nn.audit import FloatSum, audit, host, on_host, visit
 from emu.nn.config import Site
 from emu.nn.frames import state
-from emu.nn.grads import Alias, View, known, overwrite, sums_nothing
+from emu.nn.grads import known
 from emu.nn.hardware import Hardware
 from emu.nn.layer import Layer
+from emu.nn.moved import Alias, View, overwrite, sums_nothing
 from emu.nn.operation import run
 from emu.nn.ops.casts import Cast
 

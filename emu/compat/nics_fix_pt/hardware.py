@@ -28,8 +28,8 @@ from emu.compat.nics_fix_pt import ranges
 from emu.compat.nics_fix_pt.quant import active, get_int
 from emu.nn.backend import Backend
 from emu.nn.config import Site
-from emu.nn.grads import outgoing
 from emu.nn.hardware import Hardware
+from emu.nn.moved import outgoing
 from emu.nn.scope import Frame, Region, running, top
 from emu.nn.sites import OWN
 from emu.number import Format
