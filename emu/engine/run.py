@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from emu.engine.arrays import LIMITS, ready
-from emu.engine.kernels import gemm
+from emu.engine.kernels import gemm, mac
 from emu.engine.kernels.jit import launch
 from emu.engine.kernels.parts import ROWS, Rails
 from emu.engine.kernels.tiles import GROUP, REPLAY
@@ -66,7 +66,9 @@ def _int_mm(facts: Facts, a: np.ndarray, x: np.ndarray, start: np.ndarray | None
     if not (x.dtype == INT8 and for_x.writeable and for_x.c_contiguous != for_x.f_contiguous):
         x = _matrix(x)
     out = external["int_mm"](a, x)
-    if start is not None:
+    if start is not None and start.ndim == 1:  # one for each column
+        launch(mac.add_start, out.size // 4, out, ready(start, np.int32))
+    elif start is not None:
         out += start.astype(np.int32)
     return fit(out, facts)
 

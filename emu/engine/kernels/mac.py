@@ -124,6 +124,15 @@ def align(spilled, zeros, acc, out):
 
 
 @kernel(parallel=True)
+def add_start(codes, start):
+    """Codes (M, N), to which start values (N,) are added, modulo the size of their dtype."""
+    for i in prange(codes.shape[0]):
+        row = codes[i]
+        for j in range(row.size):
+            row[j] = np.add(row[j], start[j])
+
+
+@kernel(parallel=True)
 def keep_low(codes, up):
     """Codes (M, N) with their `up` highest bits replaced by the sign of what is left."""
     wide = up + 64 - 8 * codes.itemsize  # shifts are done in int64
