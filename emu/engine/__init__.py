@@ -32,6 +32,7 @@ from emu.engine.conv_kinds import (
     conv_transpose2d_grad_weight,
 )
 from emu.engine.draws import load_words, random_operands, resumed
+from emu.engine.masks import masked, rectify
 from emu.engine.matmul import matmul
 from emu.engine.monitor import (
     CastAccount,
@@ -106,10 +107,10 @@ __all__ = [
     "conv1d_grad_input", "conv1d_grad_weight", "conv2d", "conv2d_grad_input", "conv2d_grad_weight",
     "conv_transpose2d", "conv_transpose2d_grad_input", "conv_transpose2d_grad_weight",
     "cross_entropy", "dequantize", "divide", "dot_exactly", "encode", "encode_for", "floats_of",
-    "floats_plan", "frozen_norm", "largest", "load_words", "lookup", "lookup_grad", "matmul",
-    "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
+    "floats_plan", "frozen_norm", "largest", "load_words", "lookup", "lookup_grad", "masked",
+    "matmul", "max_pool2d", "max_pool2d_grad", "monitor", "multiply_shift", "named", "narrowed",
     "norm_divisors", "norm_shift", "norm_statistics", "offer_int_mm", "on_grid", "passes",
-    "quantize", "quantize_full", "random_operands", "relu", "relu_grad", "rescale", "resumed",
-    "running_norm", "sgd", "sgd_of_floats", "softmax", "square_sum", "squares_mac", "table_entries",
-    "threshold_steps", "watching", "window_spread", "window_sums",
+    "quantize", "quantize_full", "random_operands", "rectify", "relu", "relu_grad", "rescale",
+    "resumed", "running_norm", "sgd", "sgd_of_floats", "softmax", "square_sum", "squares_mac",
+    "table_entries", "threshold_steps", "watching", "window_spread", "window_sums",
 ]

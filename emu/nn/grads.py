@@ -209,7 +209,7 @@ class Gradient:
         if passes is None:
             return self
         if self.codes is not None:
-            return Gradient(self.tensor, np.multiply(self.codes, passes), self.form)
+            return Gradient(self.tensor, engine.masked(self.codes, passes), self.form)
         return Gradient(torch.where(torch.from_numpy(passes), self.tensor, 0))
 
     def enter(self, layer, training: bool) -> Codes:

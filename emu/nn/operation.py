@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.autograd import Function
 
+from emu import engine
 from emu.nn import border, software
 from emu.nn.grads import Gradient, Parts, hand_back, known, once, parts_of
 from emu.nn.layer import Codes, Layer
@@ -119,7 +120,7 @@ def _learned(thresholds: dict[str, torch.Tensor], operation: Operation, layer: L
     for i, note in inner.items():
         slopes[note.setting] += note.slope(found[i].codes, found[i].form.frac)
         if note.passes is not None:
-            found[i] = found[i]._replace(codes=np.where(note.passes, found[i].codes, 0))
+            found[i] = found[i]._replace(codes=engine.masked(found[i].codes, note.passes))
     return [gradient_of(threshold, slopes[name])
             for name, threshold in thresholds.items()], found
 

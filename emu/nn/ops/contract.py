@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from emu import engine
 from emu.nn import border, software
 from emu.nn.audit import FloatSum
 from emu.nn.grads import Gradient
@@ -90,7 +91,7 @@ class Contraction(Operation):
 
 def masked(codes: np.ndarray, passes: np.ndarray | None) -> np.ndarray:
     """The codes where `passes` (None: everywhere), 0 elsewhere."""
-    return codes if passes is None else np.multiply(codes, passes)
+    return codes if passes is None else engine.masked(codes, passes)
 
 
 class Linear(Contraction):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from emu import engine
 from emu.nn import border
 from emu.nn.layer import Codes, Layer
 from emu.nn.operation import Operation, run
@@ -15,9 +16,8 @@ from emu.nn.ops.reduce import amax, amin
 
 class _Relu(Operation):
     def forward(self, layer, training, x):
-        floats = border.to_numpy(x, f"{layer.site}.x")
-        self.passes = floats > 0
-        return torch.from_numpy(np.maximum(floats, 0))
+        out, self.passes = engine.rectify(border.to_numpy(x, f"{layer.site}.x"))
+        return torch.from_numpy(out)
 
     def backward(self, layer, training, gradient, needs):
         return [gradient.masked(self.passes).exact(f"{layer.site}.error")]
