@@ -231,6 +231,32 @@ def test_a_user_outside_beside_one_inside_is_refused(audit, factor):
             torch.cat([inside, middle * factor]).backward(torch.ones(2))
 
 
+def test_gradients_from_outside_and_within_are_added_exactly():
+    """Of a tensor that the model returns, and uses: 2^20 from within, 2^-6 from outside."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    y, z = fixed(lambda x: (middle := x * 1, middle * BIG))(x)
+    torch.autograd.backward([y, z], [torch.full((1,), SMALL, dtype=torch.float64),
+                                     torch.ones(1, dtype=torch.float64)])
+    assert x.grad.tolist() == [BIG + SMALL]
+
+
+def test_a_gradient_from_outside_that_is_on_no_grid_is_in_no_sum():
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    y, z = fixed(lambda x: (middle := x * 1, middle * BIG))(x)
+    wide = torch.tensor([2.0**40, 2.0**-40], dtype=torch.float64)
+    with pytest.raises(nn.FloatSum, match="something outside the hardware adds to it or changes"):
+        torch.autograd.backward([y, z], [wide, torch.ones_like(wide)])
+
+
+def test_the_kept_gradient_of_a_result_is_no_sum():
+    """It needs 42 bits, where one of several parts would be refused above 24."""
+    x = torch.ones(2, requires_grad=True)
+    y = fixed(lambda x: x * 1)(x)
+    y.retain_grad()
+    (y * torch.tensor([3.0, 2.0**-40])).sum().backward()
+    assert y.grad.tolist() == x.grad.tolist() == [3, 2.0**-40]
+
+
 def test_a_hook_that_changes_a_gradient_is_refused():
     x = torch.ones(1, requires_grad=True)
     middle = fixed(lambda x: x * 1)(x)

@@ -24,12 +24,16 @@ from emu.number import Format
 
 
 class Part(NamedTuple):
-    """One user's gradient: the tensor that autograd carries, and its codes."""
+    """One user's gradient: the tensor that autograd carries, and its codes.
+
+    They are None for a tensor from outside that nobody has read yet.
+    """
 
     tensor: torch.Tensor
-    codes: np.ndarray
-    form: Format
+    codes: np.ndarray | None
+    form: Format | None
     task: int  # of which backward pass it is: an aborted one leaves parts behind
+
 
 
 class Parts(list):
@@ -189,9 +193,8 @@ class Gradient:
                 seen = seen + part.tensor
             # The sum of one is that very tensor, or autograd has added something to it.
             if len(mine) == 1 or not torch.equal(seen, tensor):
-                raise FloatSum(f"the gradient of a tensor {tuple(tensor.shape)}: something outside "
-                               "the hardware adds to it or changes it; use the tensor inside only, "
-                               "or give the other user a clone of it")
+                raise FloatSum(_ADDED.format(tuple(tensor.shape)))
+        mine = _read(mine)
         frac = max(part.form.frac for part in mine)
         total = _sum([part.codes for part in mine], [frac - part.form.frac for part in mine],
                      tensor.shape)
@@ -219,6 +222,23 @@ class Gradient:
         return layer.requantise("error", self.codes, self.form, training)
 
 
+_ADDED = ("the gradient of a tensor {}: something outside the hardware adds to it or changes it; "
+          "use the tensor inside only, or give the other user a clone of it")
+
+
+def _read(parts: list[Part]) -> list[Part]:
+    """The parts, all with codes; raises FloatSum for one from outside that is on no grid."""
+    return [part if part.codes is not None else _read_one(part) for part in parts]
+
+
+def _read_one(part: Part) -> Part:
+    try:
+        codes, frac = border.to_codes(part.tensor, "a gradient")
+    except ValueError:
+        raise FloatSum(_ADDED.format(tuple(part.tensor.shape))) from None
+    return part._replace(codes=codes, form=border.holding(codes, frac))
+
+
 def _sum(codes: list[np.ndarray], zeros: list[int], shape) -> np.ndarray:
     """The sum of codes << zeros; raises FloatSum where it could leave int64."""
     reach = sum(engine.largest(part) << up for part, up in zip(codes, zeros, strict=True))
@@ -240,11 +260,11 @@ def hand_back(out: Codes, dtype: torch.dtype, parts: Parts | None, name: str) ->
     return left_in(border.rounded(out.codes, out.form, dtype), out, parts)
 
 
-def left_in(tensor: torch.Tensor, out: Codes, parts: Parts) -> torch.Tensor:
-    """The tensor that autograd carries for the codes, which are left in `parts`."""
+def left_in(tensor: torch.Tensor, out: Codes | None, parts: Parts) -> torch.Tensor:
+    """The tensor that autograd carries for the codes (None: not read yet), left in `parts`."""
     allow_sums_of(tensor)
     task = torch._C._current_graph_task_id()
-    parts.append(Part(tensor, out.codes, out.form, task))
+    parts.append(Part(tensor, *((None, None) if out is None else out[:2]), task))
     passes = _passes.__dict__
     if task not in passes:
         passes[task] = []
@@ -262,9 +282,9 @@ def _end(task: int) -> None:
 
 def _prove_sum(parts: list[Part]) -> None:
     """Raise FloatSum where the float sum of the parts, in any order, could round."""
-    if not parts:
+    if not parts or (len(parts) == 1 and parts[0].codes is None):  # one from outside is no sum
         return
-    dtype = parts[0].tensor.dtype
+    dtype, parts = parts[0].tensor.dtype, _read(parts)
     frac = max(part.form.frac for part in parts)
     reach = sum(engine.largest(part.codes) << frac - part.form.frac for part in parts)
     if reach.bit_length() > border.CARRIERS[dtype][0]:

@@ -12,6 +12,7 @@ import torch
 from torch.autograd import Function
 from torch.utils._pytree import tree_map
 
+from emu import engine
 from emu.nn.audit import FloatSum
 from emu.nn.grads import Gradient, Parts, hand_back, known, left_in, once, parts_of
 from emu.nn.layer import Codes
@@ -35,7 +36,7 @@ class View(Function):
     def backward(ctx, grad):
         if grad is None:
             return None, None
-        found = _arrived(grad, ctx.parts)
+        found = _exact(Gradient.of(grad, ctx.parts))
         if found is None:
             whole = grad.new_zeros(ctx.shape)
             ctx.function(whole).copy_(grad)
@@ -46,11 +47,10 @@ class View(Function):
         return hand_back(found, grad.dtype, ctx.users, "a gradient"), None
 
 
-def _arrived(grad: torch.Tensor, parts: Parts) -> Codes | None:
+def _exact(gradient: Gradient) -> Codes | None:
     """The codes of a gradient, None for one from outside the hardware that is on no grid."""
-    found = Gradient.of(grad, parts)
     try:
-        return found.exact("a gradient")
+        return gradient.exact("a gradient")
     except ValueError:
         return None
 
@@ -69,18 +69,23 @@ class Alias(Function):
     def backward(ctx, grad):
         if grad is None:
             return None
-        outside, found = not ctx.parts, _arrived(grad, ctx.parts)
-        if found is None:
-            return grad
-        if outside and ctx.users is not None and grad._version == 0 and grad.dtype == ctx.dtype:
-            return left_in(grad, found, ctx.users)
-        return hand_back(found, ctx.dtype, ctx.users, "a gradient")
+        found = Gradient.of(grad, ctx.parts)
+        if (found.codes is None and ctx.users is not None and grad.dtype == ctx.dtype
+                and grad._version == 0 and engine.watching() is None):
+            return left_in(grad, None, ctx.users)  # from outside: its codes may never be needed
+        found = _exact(found)
+        return grad if found is None else hand_back(found, ctx.dtype, ctx.users, "a gradient")
 
 
 def outgoing(value):
     """The results of a model: gradients of theirs from outside are counted beside those within."""
-    return tree_map(lambda x: known(Alias.apply(x)) if isinstance(x, torch.Tensor)
-                    and x.requires_grad and hasattr(x.grad_fn, "parts") else x, value)
+    return _outgoing(value) if isinstance(value, torch.Tensor) else tree_map(_outgoing, value)
+
+
+def _outgoing(x):
+    if isinstance(x, torch.Tensor) and x.requires_grad and hasattr(x.grad_fn, "parts"):
+        return known(Alias.apply(x))
+    return x
 
 
 # The nodes of autograd that only move gradients: those of the functions that scope lets through.

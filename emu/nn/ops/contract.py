@@ -48,11 +48,13 @@ class Contraction(Operation):
     def forward(self, layer, training, x, w, b=None):
         self.x, self.w = layer.enter("x", x, training), layer.enter("w", w, training)
         form = layer.result("forward", training, self.x.form.frac + self.w.form.frac)
-        self.bias = None
+        bias = start = self.bias = self.stops = None
         if b is not None:
-            self.bias = layer.preload(layer.enter("b", b, training), form, training)
-        codes = self.product(layer, training, self.x.codes, self.w.codes,
-                             None if self.bias is None else self.bias.codes)
+            bias = layer.preload(layer.enter("b", b, training), form, training)
+            start, self.stops = bias.codes, bias.passes
+        if layer.hardware.float_backward:  # else its codes are of no more use
+            self.bias = bias
+        codes = self.product(layer, training, self.x.codes, self.w.codes, start)
         out = layer.leave("y", codes, form, training)
         self.passes = out.passes
         return out
@@ -62,7 +64,7 @@ class Contraction(Operation):
         if layer.hardware.float_backward and spec.grad_input is None and spec.grad_weight is None:
             return software.gradients(layer, training, self.twin, [self.x, self.w, self.bias],
                                       gradient.masked(self.passes), needs)
-        x, w, bias = self.x, self.w, self.bias
+        x, w = self.x, self.w
         error = gradient.masked(self.passes).enter(layer, training)
         found: list[Codes | None] = [None] * len(needs)
         if needs[0]:
@@ -74,12 +76,12 @@ class Contraction(Operation):
                            w.passes)
             form = layer.result("grad_weight", training, x.form.frac + error.form.frac)
             found[1] = self.leave_weight(layer, training, codes, form)
-        if bias is not None and needs[2]:
+        if len(needs) > 2 and needs[2]:
             rows = self.error_rows(error.codes)
             place, mac = layer.unit("grad_bias", training)
             codes = layer.hardware.backend.matmul(place, rows.T, _ones(rows.shape[0]), mac)[:, 0]
             form = layer.result("grad_bias", training, error.form.frac)
-            found[2] = self.leave_weight(layer, training, masked(codes, bias.passes), form,
+            found[2] = self.leave_weight(layer, training, masked(codes, self.stops), form,
                                          "grad_b")
         return found
 
