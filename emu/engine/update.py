@@ -168,7 +168,11 @@ def floats_plan(spec: UpdateSpec, lr: int, mu: int, dtype: np.dtype, frac: int |
         return None
     rails, scale, limit, to_grad, *_ = found[0]
     rates, ends = [_constant(spec, "lr", lr), _constant(spec, "mu", mu)], _ends(spec, names)
-    grids = 2.0**form.frac, form.step, form.lo, form.hi, 0.0 if frac is None else 2.0**frac
+    grids, to = [2.0**form.frac, form.step, form.lo, form.hi, 0.0, 0.0, 0, 0], spec.grad.format
+    if frac is not None:
+        grids[4] = 2.0**frac
+    if frac == to.frac and codes_on(np.empty(0, dtype), to) is not None:
+        grids[5:] = to.step, *spec.grad.range
     near = ends if plan.lane == SHORT.dtype else _near(spec, lr, mu)
     return FloatsPlan(dtype, dtype_of(spec.momentum.format), (
         np.array(grids, dtype), np.array([scale, limit]), rails,

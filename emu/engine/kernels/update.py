@@ -119,8 +119,11 @@ def floats_chunk(weight, momentum, grad, grids, scaling, quantized, casts, step,
     none, nobody = np.empty(0, np.uint32), np.empty(0, np.bool_)
     codes = np.empty((3, weight.size), np.int32)
     held, gradient, moved = codes[0], codes[1], codes[2]
-    if (grid_chunk(weight, grids[0], grids[1], grids[2], grids[3], held)
-            or (grids[4] and off_grid_chunk(grad, grids[4]))
+    if grid_chunk(weight, grids[0], grids[1], grids[2], grids[3], held):
+        return True
+    # On the grid of their cast, and in range, gradients are their codes; else they are cast.
+    if (not grids[5] or grid_chunk(grad, grids[4], grids[5], grids[6], grids[7], gradient)) and (
+            (grids[4] and off_grid_chunk(grad, grids[4]))
             or quantize_chunk(grad, scaling[0], scaling[1], casts[2], quantized, none, gradient,
                               nobody) < 0):
         return True
@@ -142,8 +145,9 @@ def sgd_floats(weight, momentum, grad, grids, scaling, quantized, casts, step, b
                new_weight, new_momentum):
     """`sgd_lanes` from floats to floats: a chunk's codes stay in the cache, as int32.
 
-    `grids` are the weight's scale, step, least and greatest code, and the scale that makes every
-    gradient whole, or 0; `scaling` and `quantized` are the scale, limit and rails that quantize
+    `grids` are the weight's scale, step, least and greatest code, and those of the gradient: the
+    scale that makes all of them whole, or 0, and the step of their cast, if that is the same, or 0.
+    `scaling` and `quantized` are the scale, limit and rails that quantize
     it; `casts` are those of momentum, weight and gradient. Returns how many chunks have a weight
     off its grid, a gradient off its own or beyond the limit, or a momentum out of bounds: then the
     results are of no use.
