@@ -95,6 +95,21 @@ def test_every_mode_of_every_cast(rounding, overflow, dtype):
     same(engine.sgd_of_floats(*state, plan), one_by_one(*state, -77, 201, spec))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("overflow", [mode.name.lower() for mode in Overflow])
+@pytest.mark.parametrize("frac", [1, 3, 4], ids="grid 2^-{}".format)
+def test_gradients_of_every_code_on_a_grid(frac, overflow, dtype):
+    """Coarser than the cast's, the same, and finer; in its range and beyond, a chunk of each."""
+    spec = UpdateSpec.parse({"weight": "s12f8 sat", "momentum": "s16f9 sat", "lr": "s8f8",
+                             "grad": f"s6f3 ties_even {overflow}", "mu": "u8f8"})
+    inside = np.arange(-30, 31)
+    every = np.concatenate([np.resize(inside, CHUNK), np.resize(np.arange(-70, 71), CHUNK)])
+    weight, momentum, _ = arrays(spec, dtype, every.size)
+    state = weight, momentum, (every * 2.0**-frac).astype(dtype)
+    plan = engine.floats_plan(spec, -77, 201, dtype, frac)
+    same(engine.sgd_of_floats(*state, plan), one_by_one(*state, -77, 201, spec))
+
+
 @pytest.mark.parametrize("team", [0, 1 << 62], ids=["by a team", "alone"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("spec", [SPEC, WIDE], ids=["narrow lanes", "wide lanes"])
