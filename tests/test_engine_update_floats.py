@@ -102,7 +102,7 @@ def test_gradients_of_every_code_on_a_grid(frac, overflow, dtype):
     """Coarser than the cast's, the same, and finer; in its range and beyond, a chunk of each."""
     spec = UpdateSpec.parse({"weight": "s12f8 sat", "momentum": "s16f9 sat", "lr": "s8f8",
                              "grad": f"s6f3 ties_even {overflow}", "mu": "u8f8"})
-    inside = np.arange(-30, 31)
+    inside = np.arange(-32, 32)  # of which sat_sym has not the first
     every = np.concatenate([np.resize(inside, CHUNK), np.resize(np.arange(-70, 71), CHUNK)])
     weight, momentum, _ = arrays(spec, dtype, every.size)
     state = weight, momentum, (every * 2.0**-frac).astype(dtype)
