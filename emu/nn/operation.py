@@ -129,7 +129,7 @@ class _Held(int):
     """Where an array stands among those that autograd holds."""
 
 
-class _Place(NamedTuple):
+class _Kept(NamedTuple):
     """Where an operation's codes stand among the arrays that autograd holds."""
 
     name: str  # of the attribute
@@ -138,7 +138,7 @@ class _Place(NamedTuple):
     passes: int | None
 
 
-def _taken_out(operation: Operation) -> tuple[list[torch.Tensor], list[_Place]]:
+def _taken_out(operation: Operation) -> tuple[list[torch.Tensor], list[_Kept]]:
     """The arrays of an operation, which keeps their places; those of its codes are given."""
     held, places = [], []
 
@@ -151,7 +151,7 @@ def _taken_out(operation: Operation) -> tuple[list[torch.Tensor], list[_Place]]:
         if type(value) is Codes:
             codes, form, passes = value
             own[name] = None
-            places.append(_Place(name, len(held), form,
+            places.append(_Kept(name, len(held), form,
                                  None if passes is None else len(held) + 1))
             held.append(_lent(codes))
             if passes is not None:
@@ -167,7 +167,7 @@ def _lent(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x if plain else x.copy())
 
 
-def _put_back(operation: Operation, held: tuple[torch.Tensor, ...], places: list[_Place]
+def _put_back(operation: Operation, held: tuple[torch.Tensor, ...], places: list[_Kept]
               ) -> Operation:
     """The operation with its arrays."""
     whole = object.__new__(type(operation))
