@@ -10,7 +10,17 @@ import pytest
 from test_cosim import flip_bit
 
 from emu import engine, reference
-from emu.cosim import ToolFailed, ToolMissing, engines, hardware, replay_arrays, run, store, tools
+from emu.cosim import (
+    ToolFailed,
+    ToolMissing,
+    compiled,
+    engines,
+    hardware,
+    replay_arrays,
+    run,
+    store,
+    tools,
+)
 from emu.cosim.lines import decode, encode
 from emu.cosim.ports import Port, interface
 from emu.golden import read_manifest, write_vectors
@@ -35,7 +45,13 @@ SPECS = ["s62f40 -> s32f0 stochastic6 sat", "u64f63 -> u64f0 ties_even wrap",
 
 
 @pytest.fixture
-def empty_store(tmp_path, monkeypatch):
+def nothing_loaded():
+    """This process has loaded no compiled model: it keeps those of other tests."""
+    compiled._model.cache_clear()
+
+
+@pytest.fixture
+def empty_store(tmp_path, monkeypatch, nothing_loaded):
     """A store of compiled models of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "emu" / "models"
@@ -365,7 +381,7 @@ def test_a_model_is_built_again_where_anything_differs(empty_store):
     assert len(list(empty_store.iterdir())) == 3  # nothing half-built stays
 
 
-def test_a_store_that_cannot_be_written_says_what_to_do(monkeypatch):
+def test_a_store_that_cannot_be_written_says_what_to_do(monkeypatch, nothing_loaded):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
     with pytest.raises(ValueError, match=r"nothing can be kept there.*XDG_CACHE_HOME"):
         run("lfsr", LFSR, DRAW, "cxxrtl")
