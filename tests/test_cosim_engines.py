@@ -15,6 +15,7 @@ from emu.cosim import (
     ToolMissing,
     compiled,
     engines,
+    gates,
     hardware,
     replay_arrays,
     run,
@@ -48,6 +49,7 @@ SPECS = ["s62f40 -> s32f0 stochastic6 sat", "u64f63 -> u64f0 ties_even wrap",
 def nothing_loaded():
     """This process has loaded no compiled model: it keeps those of other tests."""
     compiled._model.cache_clear()
+    gates._synthesised.cache_clear()
 
 
 @pytest.fixture
