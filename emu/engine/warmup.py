@@ -5,13 +5,15 @@ from functools import partial
 
 import numpy as np
 
-from emu.engine import adder, casts, conv, norm, pool, ranges, table, update
+from emu.engine import adder, casts, conv, masks, norm, pool, ranges, table, update
+from emu.engine.arrays import bounds
 from emu.engine.kernels import jit
+from emu.engine.kernels.mac import add_start
 from emu.engine.kernels.vector import has_vnni
 from emu.engine.matmul import matmul
 from emu.engine.monitor import monitor
 from emu.norm import NormSpec
-from emu.number import Cast
+from emu.number import Cast, Format
 from emu.rule import Rule
 from emu.spec import MacSpec
 from emu.table import SoftmaxSpec
@@ -65,6 +67,10 @@ def _operations() -> Iterator[tuple[str, Callable]]:
     tiled = MacSpec.parse("{a: s8, b: s8, acc: s20 sat, tile: 8, outer: s24 sat, reload: true}")
     yield "product in two levels", partial(matmul, A, B, tiled)
     yield "product, watched", partial(_watched, tiled)
+    yield "product with a bias", _biased
+    yield "masks", _masks
+    for dtype in (np.float32, np.float64):
+        yield f"border of {np.dtype(dtype)}", partial(_border, dtype)
     for dtype in (np.int8, np.int16, np.int32):
         for width in (8, 16, 32):
             to = Cast.parse(f"s{width}f-2 ties_even sat")
@@ -96,6 +102,32 @@ def _operations() -> Iterator[tuple[str, Callable]]:
 def _watched(mac: MacSpec) -> None:
     with monitor():
         matmul(A, B, mac)
+
+
+def _biased() -> None:
+    # As of a product by torch, which emu.nn hands in.
+    jit.launch(add_start, 9, np.zeros((3, 3), np.int32), np.zeros(3, np.int32))
+    # The gradient of a bias: columns that lie side by side.
+    matmul(A.T, np.ones((len(A), 1), np.int8), MacSpec.parse("{a: s8, b: s8, acc: s20 sat}"))
+
+
+def _border(dtype: type) -> None:
+    floats = A.astype(dtype)
+    casts.on_grid(floats, 0)
+    for limit in (None, -2):
+        casts.encode(floats, limit)
+    for codes in (np.int8, np.int16, np.int32, np.int64):
+        casts.floats_of(A.astype(codes), 0, dtype)
+        bounds(A.astype(codes))
+    for width in (8, 16, 24):
+        casts.codes_on(floats, Format(width))
+
+
+def _masks() -> None:
+    for dtype in (np.int8, np.int16, np.int32, np.int64):
+        masks.masked(A.astype(dtype), A > 0)
+    for dtype in (np.float32, np.float64):
+        masks.rectify(A.astype(dtype))
 
 
 def _convolutions(mac: MacSpec, path: str) -> None:
@@ -136,6 +168,7 @@ def _update(dtypes: tuple) -> None:
     state = [np.zeros((3, 4), dtype) for dtype in dtypes]
     update.sgd(*state, 1, 1, UpdateSpec.parse(casts))
     update.sgd(*state, 1, 1, UpdateSpec.parse(casts | {"nesterov": "s16"}))
+    update.sgd(*state, 1, 1, UpdateSpec.parse(casts | {"lr": "u20f20"}))  # beyond 32 bits
     update.buffered_sgd(*state, 0, buffer)
 
 
