@@ -21,13 +21,19 @@ def test_masked_codes_are_zero_elsewhere(threads, shape, dtype):
     rng, ends = np.random.default_rng(0), np.iinfo(dtype)
     codes = rng.integers(ends.min, ends.max, shape, dtype, endpoint=True)
     passes = rng.integers(0, 2, shape).astype(bool)
-    want = np.where(passes, codes, 0)
-    for x, mask in ((codes, passes), (codes.T, passes.T), (codes, np.asfortranarray(passes)),
-                    (codes.T, np.broadcast_to(np.True_, codes.T.shape))):
-        found = engine.masked(np.asarray(x), np.asarray(mask))
-        expected = x if mask.strides == (0,) * mask.ndim and mask.all() else (
-            want if x is codes else want.T)
-        assert found.dtype == dtype and np.array_equal(found, expected)
+    everywhere = np.broadcast_to(np.True_, codes.T.shape)
+    for x, mask in ((codes, passes), (codes.T, passes.T), (codes, np.array(passes, order="F")),
+                    (codes.T, everywhere), (codes, np.True_), (codes, np.False_)):
+        found = engine.masked(np.asarray(x), mask)
+        assert found.dtype == dtype and np.array_equal(found, np.where(mask, x, 0))
+
+
+def test_a_mask_of_a_row_goes_for_all_rows_and_one_of_another_shape_is_refused():
+    codes = np.arange(6).reshape(2, 3)
+    assert engine.masked(codes, np.array([True, False, True])).tolist() == [[0, 0, 2], [3, 0, 5]]
+    for shape in ((2,), (4,), (3, 2), (2, 2, 3)):
+        with pytest.raises(ValueError, match=r"mask .* for codes \(2, 3\): give one"):
+            engine.masked(codes, np.ones(shape, bool))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -13,7 +13,6 @@ from emu.engine.arrays import (
     dtype_of,
     flattened,
     narrowed,
-    ready,
 )
 from emu.engine.draws import random_operands
 from emu.engine.kernels.border import encode_array, exponents, scaled_codes
@@ -110,10 +109,7 @@ def unwatched(x: np.ndarray, frac: int, to: Cast, rand=None, loads=None, masked:
     """`cast` of signed codes that leaves no record; `inside` says nothing unless `masked`."""
     c, rails, kind, dtype, result, random = _plan(frac, to, x.itemsize)
     operands = operands_of(to, x.shape, rand, loads) if random else NONE
-    flat = x.ravel()
-    if flat.dtype != kind or not flat.flags.carray:
-        flat = ready(flat, kind)
-    out = np.empty(x.shape, dtype)
+    flat, out = flattened(x, kind), np.empty(x.shape, dtype)
     inside = np.empty(x.shape, np.bool_) if masked else NOBODY
     if rails is None:
         outside = launch(cast_array, CAST * x.size, flat, stage(frac, to),
@@ -236,9 +232,7 @@ def quantize_full(x, to: AnyCast, rand=None, loads=None) -> Casted:
     """`cast_full` of what `encode_for` gives, in one pass where that is exact."""
     floats = x if type(x) is np.ndarray else np.asarray(x)
     if type(to) is Cast and watching() is None:
-        flat = floats.ravel()
-        if not flat.flags.carray:
-            flat = ready(flat, flat.dtype)
+        flat = flattened(floats, floats.dtype)
         for rails, scale, limit, c, dtype, random in scales(to, floats.dtype):
             operands = operands_of(to, floats.shape, rand, loads) if random else NONE
             out = np.empty(floats.shape, dtype)
@@ -283,11 +277,9 @@ def codes_on(x, form: Format) -> np.ndarray | None:
     if grid is None:
         return None
     dtype, *constants = grid
-    flat = floats.ravel()
-    if not flat.flags.carray:
-        flat = ready(flat, flat.dtype)
     out = np.empty(floats.shape, dtype)
-    strays = launch(grid_codes, CAST * flat.size, flat, *constants, out.ravel())
+    strays = launch(grid_codes, CAST * floats.size, flattened(floats, floats.dtype), *constants,
+                    out.ravel())
     return None if strays else out
 
 
@@ -315,10 +307,8 @@ def on_grid(x: np.ndarray, frac: int) -> bool:
 def floats_of(codes: np.ndarray, frac: int, dtype) -> np.ndarray:
     """The floats of a dtype nearest to the codes, times 2^-frac."""
     out = np.empty(codes.shape, dtype)
-    flat = codes.ravel()
-    if not flat.flags.carray:
-        flat = ready(flat, flat.dtype)
-    launch(float_lanes, CAST * flat.size, flat, out.dtype.type(2.0**-frac), out.ravel())
+    launch(float_lanes, CAST * codes.size, flattened(codes, codes.dtype),
+           out.dtype.type(2.0**-frac), out.ravel())
     return out
 
 

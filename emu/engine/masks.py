@@ -8,14 +8,22 @@ from emu.engine.kernels.jit import launch
 
 
 def masked(codes: np.ndarray, passes: np.ndarray) -> np.ndarray:
-    """Codes where the mask of their shape is true, 0 elsewhere, in their dtype.
+    """Codes where the mask is true, 0 elsewhere, in their dtype.
+
+    Raises ValueError for a mask that does not broadcast to their shape.
 
     >>> masked(np.array([3, -4, 5]), np.array([True, False, True]))
     array([3, 0, 5])
     """
+    if passes.shape != codes.shape:
+        try:
+            passes = np.broadcast_to(passes, codes.shape)
+        except ValueError:
+            raise ValueError(f"mask {passes.shape} for codes {codes.shape}: give one for each "
+                             "code, or one that broadcasts to them") from None
     out = np.empty(codes.shape, codes.dtype)
     launch(kernels.masked, 2 * codes.size, flattened(codes, codes.dtype),
-           flattened(passes, passes.dtype), out.ravel())
+           flattened(passes, np.bool_), out.ravel())
     return out
 
 

@@ -152,7 +152,7 @@ def _taken_out(operation: Operation) -> tuple[list[torch.Tensor], list[_Kept]]:
             codes, form, passes = value
             own[name] = None
             places.append(_Kept(name, len(held), form,
-                                 None if passes is None else len(held) + 1))
+                                None if passes is None else len(held) + 1))
             held.append(_lent(codes))
             if passes is not None:
                 held.append(_lent(passes))

@@ -57,8 +57,7 @@ def quantize_lanes(x, scale, limit, c, rails, rand, out, inside):
     exact, as a power of two only moves the exponent. Where the cast drops none of these bits the
     CPU rounds the floats: to the nearest, ties to even, if the cast has `odd`, else down. Below 0:
     a magnitude of `limit` or more, or one that is not finite. `inside`, unless it is empty, says
-    which were not outside, if
-    any was.
+    which were not outside, if any was: else it is not even touched.
     """
     chunks = (x.size + CHUNK - 1) // CHUNK
     found = np.zeros(chunks, np.int64)

@@ -112,6 +112,7 @@ def sgd_lanes(weight, momentum, grad, bounds, rails, near, short, step, to_momen
         outside_m += found[1]
     return outside_w, outside_m, strays == 0
 
+
 @kernel
 def floats_chunk(weight, momentum, grad, grids, scaling, quantized, casts, step, bounds, near,
                  new_weight, new_momentum):
@@ -147,10 +148,9 @@ def sgd_floats(weight, momentum, grad, grids, scaling, quantized, casts, step, b
 
     `grids` are the weight's scale, step, least and greatest code, and those of the gradient: the
     scale that makes all of them whole, or 0, and the step of their cast, if that is the same, or 0.
-    `scaling` and `quantized` are the scale, limit and rails that quantize
-    it; `casts` are those of momentum, weight and gradient. Returns how many chunks have a weight
-    off its grid, a gradient off its own or beyond the limit, or a momentum out of bounds: then the
-    results are of no use.
+    `scaling` and `quantized` are the scale, limit and rails that quantize it; `casts` are those of
+    momentum, weight and gradient. Returns how many chunks have a weight off its grid, a gradient
+    off its own or beyond the limit, or a momentum out of bounds: then the results are of no use.
     """
     strays = 0
     for k in prange((weight.size + CHUNK - 1) // CHUNK):
