@@ -9,6 +9,7 @@ from fixed_layers import HARDWARE, UPDATE, momenta, tensor, train_step
 from test_nn_optim import PLAIN, data, mlp, train
 
 from emu import engine, nn
+from emu.nn import optim
 
 
 class Apart(nn.Backend):
@@ -109,15 +110,20 @@ def test_what_takes_more_is_done_apart(update, settings, taken):
     assert sum(taken) == 0
 
 
-def test_a_watched_step_is_recorded_as_ever(taken):
+@pytest.mark.parametrize("lr", [0.25, 0.125], ids=["the rate of before", "a new rate"])
+def test_a_watched_step_is_recorded_as_ever(lr, taken):
+    optim._plan.cache_clear()
+    optim._coded.cache_clear()
     pairs, seen = pair(), []
     trained(pairs, 2)
     for model, optimizer in pairs:
+        optimizer.param_groups[0]["lr"] = lr
         with engine.monitor() as records:
             train(model, optimizer, [2])
-        seen.append(repr(records))
+        seen.append([(record.label, repr(record)) for record in records])
     assert seen[0] == seen[1]
-    assert "0.update.weight.grad" in seen[0]
+    names = {name for name, _ in seen[0]}
+    assert "0.update.weight.grad" in names and "" not in names
     assert bytes_of(*pairs[0]) == bytes_of(*pairs[1])
     assert sum(taken) == 4
 

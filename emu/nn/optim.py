@@ -124,8 +124,10 @@ class SGD(torch.optim.Optimizer):
                 or grad.is_sparse or grad.requires_grad or not (grad.is_cpu and parameter.is_cpu)):
             return None
         layer, grid = owner.layer, grid_of(parameter)
+        if not layer.backend.updates_at_once:  # asked first: a plan casts the rates, unnamed
+            return None
         plan = _plan(layer.spec.update, lr, momentum, parameter.dtype, grid and grid.frac)
-        if plan is None or not layer.backend.updates_at_once:
+        if plan is None:
             return None
         found = engine.sgd_of_floats(parameter.detach().numpy(), held["momentum"].numpy(),
                                      grad.numpy(), plan)
